@@ -1,0 +1,117 @@
+"""A sentence as every part of pymetaner sees it: words, their place in what the caller gave, and their tags."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from pymetaner.errors import DataError, LengthMismatchError, SpanError
+
+__all__ = ["Entity", "Sentence"]
+
+
+@dataclass(frozen=True, slots=True)
+class Entity:
+    """One named entity.
+
+    Attributes:
+        text: the entity as it stands in the source: a slice of the raw text, or the words joined by a space.
+        label: the entity type, e.g. ``"PER"``.
+        start: where it starts: a character of the raw text, or a word of the token list.
+        end: where it ends, exclusive, in the same unit.
+        score: the model's probability, 0 to 1; 1.0 for a labelled entity.
+    """
+
+    text: str
+    label: str
+    start: int
+    end: int
+    score: float = 1.0
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """Words, their spans in the source, and (for a labelled sentence) one IOB2 tag a word.
+
+    Attributes:
+        words: the words that are tagged; entities are always whole words.
+        tags: IOB2 tags (``"O"``, ``"B-PER"``, ``"I-PER"``), one a word, or None if the sentence is not labelled.
+        source: what the caller gave: a raw text, or a tuple of tokens. Defaults to `words`.
+        spans: (start, end) of each word in `source`, in characters or in tokens, ascending and without overlap.
+            Defaults to one token a word.
+
+    Raises:
+        LengthMismatchError: if tags or spans are not one a word.
+        SpanError: if spans overlap, are empty, or leave the source.
+
+    Example:
+        >>> Sentence(("Ada", "Lovelace", "slept"), ("B-PER", "I-PER", "O")).entities
+        (Entity(text='Ada Lovelace', label='PER', start=0, end=2, score=1.0),)
+    """
+
+    words: tuple[str, ...]
+    tags: tuple[str, ...] | None = None
+    source: str | tuple[str, ...] = ()
+    spans: tuple[tuple[int, int], ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.spans and self.words:
+            if self.source and self.source != self.words:
+                raise DataError("a sentence whose source is not its words needs `spans`, the place of each word in it")
+            object.__setattr__(self, "source", self.words)
+            object.__setattr__(self, "spans", tuple((i, i + 1) for i in range(len(self.words))))
+        if self.tags is not None and len(self.tags) != len(self.words):
+            raise LengthMismatchError(f"{len(self.words)} words but {len(self.tags)} tags: give one tag a word")
+        if len(self.spans) != len(self.words):
+            raise LengthMismatchError(f"{len(self.words)} words but {len(self.spans)} spans: give one span a word")
+        position = 0
+        for start, end in self.spans:
+            if start < position or end <= start or end > len(self.source):
+                raise SpanError(
+                    f"the span ({start}, {end}) is empty, overlaps the one before, or leaves the source "
+                    f"of length {len(self.source)}"
+                )
+            position = end
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+    @property
+    def text(self) -> str:
+        """The raw text, or the source tokens joined by a space."""
+        return self.source if isinstance(self.source, str) else " ".join(self.source)
+
+    @cached_property
+    def entities(self) -> tuple[Entity, ...]:
+        """The labelled entities, in order; empty if the sentence is not labelled."""
+        return self.entities_of(self.tags or (), None)
+
+    def entities_of(self, tags: Sequence[str], scores: Sequence[float] | None) -> tuple[Entity, ...]:
+        """The entities that IOB2 tags mark in this sentence, each scored by the mean of its words' scores."""
+        found: list[Entity] = []
+        for first, last, label in tag_spans(tags):
+            start, end = self.spans[first][0], self.spans[last - 1][1]
+            piece = self.source[start:end]
+            text = piece if isinstance(piece, str) else " ".join(piece)
+            score = 1.0 if scores is None else sum(scores[first:last]) / (last - first)
+            found.append(Entity(text, label, start, end, score))
+        return tuple(found)
+
+    def with_tags(self, tags: Iterable[str] | None) -> Sentence:
+        """The same words with other tags."""
+        return replace(self, tags=None if tags is None else tuple(tags))
+
+
+def tag_spans(tags: Sequence[str]) -> list[tuple[int, int, str]]:
+    """(first, last + 1, type) of every entity in a sequence of IOB2 tags; a stray ``I-`` opens an entity."""
+    spans: list[tuple[int, int, str]] = []
+    start, label = 0, ""
+    for i, tag in enumerate((*tags, "O")):
+        kind, _, name = tag.partition("-")
+        if label and (kind != "I" or name != label):
+            spans.append((start, i, label))
+            label = ""
+        if kind != "O" and not label:
+            start, label = i, name
+    return spans
