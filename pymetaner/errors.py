@@ -64,6 +64,10 @@ class MemoryReadOnlyError(PymetanerError, OSError):
     """A memory opened for reading only was asked to change."""
 
 
+class EncoderError(PymetanerError, ValueError):
+    """An encoder gave sentence vectors of a wrong shape, not finite, or not of length 1."""
+
+
 class EncoderMismatchError(PymetanerError, ValueError):
     """The vectors of a memory were made by another encoder than the one at hand."""
 
