@@ -1,0 +1,53 @@
+// The k best of a stream of candidates.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+namespace pymetaner {
+
+struct Candidate {
+    double score;
+    std::int64_t index;
+};
+
+// The order of the answer: score descending, index ascending. It is total, so the k best of a set do not depend on
+// the order in which its members are seen.
+inline bool before(const Candidate& a, const Candidate& b) {
+    return a.score > b.score || (a.score == b.score && a.index < b.index);
+}
+
+// Keeps the k first candidates in that order; a heap whose top is the last of them.
+class Selection {
+  public:
+    explicit Selection(std::size_t k) : k_(k) {}
+
+    void offer(const Candidate& candidate) {
+        if (kept_.size() < k_) {
+            kept_.push_back(candidate);
+            std::push_heap(kept_.begin(), kept_.end(), before);
+        } else if (k_ > 0 && before(candidate, kept_.front())) {
+            std::pop_heap(kept_.begin(), kept_.end(), before);
+            kept_.back() = candidate;
+            std::push_heap(kept_.begin(), kept_.end(), before);
+        }
+    }
+
+    void merge(const Selection& other) {
+        for (const Candidate& candidate : other.kept_) offer(candidate);
+    }
+
+    // The kept candidates in order; the selection is empty afterwards.
+    std::vector<Candidate> take() {
+        std::sort_heap(kept_.begin(), kept_.end(), before);
+        return std::move(kept_);
+    }
+
+  private:
+    std::size_t k_;
+    std::vector<Candidate> kept_;
+};
+
+}  // namespace pymetaner

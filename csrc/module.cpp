@@ -1,0 +1,15 @@
+// The extension module pymetaner._cpu: buffers in, buffers out, no torch.
+#include "register.hpp"
+
+#include "common/instruction_set.hpp"
+
+namespace py = pybind11;
+
+PYBIND11_MODULE(_cpu, module) {
+    module.doc() = "The kernels of pymetaner on the CPU.";
+    module.attr("__version__") = PYMETANER_VERSION;
+    module.attr("compiler") = PYMETANER_COMPILER;
+    module.def("instruction_sets", &pymetaner::instruction_sets, "The instruction sets of this processor.");
+    pymetaner::register_cosine_topk(module);
+    pymetaner::register_masked_token_loss(module);
+}
