@@ -1,0 +1,20 @@
+"""The operations that pymetaner has native kernels for, each with a reference in plain PyTorch.
+
+`PYMETANER_BACKEND=reference` in the environment runs everything without the compiled extension,
+`PYMETANER_BACKEND=native` insists on it; without either the extension is used if it can be imported.
+"""
+
+from __future__ import annotations
+
+from pymetaner.ops.backend import backend, use_backend
+from pymetaner.ops.loss import masked_token_loss, masked_token_loss_reference
+from pymetaner.ops.topk import cosine_topk, cosine_topk_reference
+
+__all__ = [
+    "backend",
+    "cosine_topk",
+    "cosine_topk_reference",
+    "masked_token_loss",
+    "masked_token_loss_reference",
+    "use_backend",
+]

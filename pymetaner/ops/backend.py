@@ -1,0 +1,101 @@
+"""Which code runs an operation: the compiled extension or its reference in PyTorch."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Literal, cast, get_args
+
+from pymetaner.errors import BackendError
+
+__all__ = ["Backend", "backend", "extension", "use_backend"]
+
+Backend = Literal["native", "reference"]
+
+_INSTALL = "pip install --force-reinstall --no-deps pymetaner (from a checkout: pip install -e .)"
+
+_wanted: str | None = os.environ.get("PYMETANER_BACKEND") or None
+_extension: ModuleType | None = None
+_failure: ImportError | None = None
+
+try:
+    import pymetaner._cpu as _cpu
+
+    _extension = _cpu
+except ImportError as error:
+    _failure = error
+
+
+def backend() -> Backend:
+    """``"native"`` if the compiled extension runs the operations on the CPU, ``"reference"`` if PyTorch does.
+
+    Tensors on other devices always go to the reference.
+
+    Raises:
+        BackendError: if ``PYMETANER_BACKEND`` is neither, or asks for an extension that cannot be imported.
+    """
+    if _wanted is not None and _wanted not in get_args(Backend):
+        raise BackendError(f"PYMETANER_BACKEND is {_wanted!r}: set it to 'native' or 'reference', or leave it unset")
+    if _wanted == "native":
+        extension()
+    if _wanted is None:
+        if _extension is None:
+            _warn_once()
+        return "reference" if _extension is None else "native"
+    return cast(Backend, _wanted)
+
+
+def extension() -> ModuleType:
+    """The compiled extension.
+
+    Raises:
+        BackendError: if it cannot be imported, with the reason and the command that installs it.
+    """
+    if _extension is None:
+        raise BackendError(
+            f"the compiled extension pymetaner._cpu cannot be imported ({_failure}): build it with\n    {_INSTALL}\n"
+            "or set PYMETANER_BACKEND=reference to run without it, more slowly"
+        )
+    return _extension
+
+
+@contextmanager
+def use_backend(name: Backend | None) -> Iterator[None]:
+    """Within the block, every thread runs this backend, as if ``PYMETANER_BACKEND`` were so set.
+
+    Args:
+        name: ``"native"``, ``"reference"``, or None for the automatic choice.
+
+    Raises:
+        BackendError: if the backend is not to be had.
+
+    Example:
+        >>> with use_backend("reference"):
+        ...     backend()
+        'reference'
+    """
+    global _wanted
+    before, _wanted = _wanted, name
+    try:
+        backend()
+        yield
+    finally:
+        _wanted = before
+
+
+_warned = False
+
+
+def _warn_once() -> None:
+    global _warned
+    if not _warned:
+        _warned = True
+        warnings.warn(
+            f"the compiled extension pymetaner._cpu cannot be imported ({_failure}); running on the slower reference. "
+            f"To build it: {_INSTALL}. To silence this: PYMETANER_BACKEND=reference",
+            RuntimeWarning,
+            stacklevel=3,
+        )
