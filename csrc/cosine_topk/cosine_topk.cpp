@@ -85,7 +85,7 @@ class Search {
                 widen(bank_.row(first + b), bank_.dim, block.data() + b * length_);
             }
             std::int64_t q = 0;
-            for (; q + 2 <= size; q += 2) multiply<2>(panel, q, wide, block, first, count, selections);
+            for (; q + 4 <= size; q += 4) multiply<4>(panel, q, wide, block, first, count, selections);
             for (; q < size; ++q) multiply<1>(panel, q, wide, block, first, count, selections);
         }
     }

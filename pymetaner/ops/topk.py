@@ -77,17 +77,15 @@ def cosine_topk_reference(
     if exclude is None:
         exclude = torch.full((len(q),), -1, device=q.device)
     panel = max(1, _CHUNK // max(1, len(b), min(k, len(b)) * q.shape[1]))
-    found = [
-        _search(*part, b, b_norm, k)
-        for part in zip(q.split(panel), q_norm.split(panel), exclude.split(panel), strict=True)
-    ]
+    parts = [slice(i, i + panel) for i in range(0, max(1, len(q)), panel)]
+    found = [_search(q[part], q_norm[part], exclude[part], b, b_norm, k) for part in parts]
     return torch.cat([scores for scores, _ in found]), torch.cat([indices for _, indices in found])
 
 
 def _search(q: Tensor, q_norm: Tensor, exclude: Tensor, b: Tensor, b_norm: Tensor, k: int) -> tuple[Tensor, Tensor]:
     row, index = _candidates(q / q_norm[:, None], exclude, b / b_norm[:, None], k)
     chunk = max(1, _CHUNK // q.shape[1])
-    pairs = zip(row.split(chunk), index.split(chunk), strict=True)
+    pairs = zip(torch.split(row, chunk), torch.split(index, chunk), strict=True)
     score = torch.cat([_dots(q[i], b[j]) for i, j in pairs]) / (q_norm[row] * b_norm[index])
     # Candidates come in the order (row, index), and stable sorts keep it among equals.
     order = score.detach().argsort(descending=True, stable=True)
@@ -121,7 +119,7 @@ def _dots(x: Tensor, y: Tensor) -> Tensor:
     """Row by row dot products of float64 tensors (P, d), added in the order that csrc/cosine_topk/dot.hpp fixes."""
     products = x * y
     lanes = products.new_zeros(len(x), _LANES)
-    for part in products.split(_LANES, dim=1):
+    for part in torch.split(products, _LANES, dim=1):
         lanes = lanes + torch.nn.functional.pad(part, (0, _LANES - part.shape[1]))
     while lanes.shape[1] > 1:
         half = lanes.shape[1] // 2
@@ -132,7 +130,7 @@ def _dots(x: Tensor, y: Tensor) -> Tensor:
 def _norms(rows: Tensor, name: str) -> Tensor:
     """Norms, 1 for a row of zeros, whose scores are then 0. A norm is finite exactly if its whole row is."""
     chunk = max(1, _CHUNK // max(1, rows.shape[1]))
-    squares = torch.cat([_dots(part, part) for part in rows.split(chunk)])
+    squares = torch.cat([_dots(part, part) for part in torch.split(rows, chunk)])
     finite = squares.detach().isfinite()
     if not finite.all():
         position = int((~finite).nonzero()[0])
