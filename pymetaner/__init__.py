@@ -1,0 +1,91 @@
+"""Cross-lingual named-entity recognition that adapts itself to every sentence.
+
+    >>> import pymetaner
+    >>> model = pymetaner.default_model()                                  # doctest: +SKIP
+    >>> print(pymetaner.adapt(model, "Marie Curie nació en Varsovia."))    # doctest: +SKIP
+
+Names are imported when they are first used, so that `import pymetaner` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from importlib.metadata import version as _version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pymetaner.adaptation import adapt, predict
+    from pymetaner.default import default_model
+    from pymetaner.errors import PymetanerError
+    from pymetaner.evaluation import Evaluation, evaluate
+    from pymetaner.labels import LabelScheme
+    from pymetaner.memory import Memory
+    from pymetaner.model import MetaNER
+    from pymetaner.ops import cosine_topk, masked_token_loss
+    from pymetaner.readers import from_dataset, read, write
+    from pymetaner.result import Result, Support
+    from pymetaner.sentence import Entity, Sentence
+    from pymetaner.settings import Settings
+    from pymetaner.training import TrainSettings, train
+
+__version__ = _version("pymetaner")
+
+_HOMES = {
+    "Entity": "sentence",
+    "Evaluation": "evaluation",
+    "LabelScheme": "labels",
+    "Memory": "memory",
+    "MetaNER": "model",
+    "PymetanerError": "errors",
+    "Result": "result",
+    "Sentence": "sentence",
+    "Settings": "settings",
+    "Support": "result",
+    "TrainSettings": "training",
+    "adapt": "adaptation",
+    "cosine_topk": "ops",
+    "default_model": "default",
+    "evaluate": "evaluation",
+    "from_dataset": "readers",
+    "masked_token_loss": "ops",
+    "predict": "adaptation",
+    "read": "readers",
+    "train": "training",
+    "write": "readers",
+}
+
+__all__ = [
+    "Entity",
+    "Evaluation",
+    "LabelScheme",
+    "Memory",
+    "MetaNER",
+    "PymetanerError",
+    "Result",
+    "Sentence",
+    "Settings",
+    "Support",
+    "TrainSettings",
+    "__version__",
+    "adapt",
+    "cosine_topk",
+    "default_model",
+    "evaluate",
+    "from_dataset",
+    "masked_token_loss",
+    "predict",
+    "read",
+    "train",
+    "write",
+]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'pymetaner' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"pymetaner.{home}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,271 @@
+"""Model folders: finding, loading and saving them.
+
+A folder holds what `AutoModelForTokenClassification` needs (config, safetensors weights, tokenizer) and, if pymetaner
+wrote it, ``pymetaner.json`` (the settings) and ``memory.sqlite`` (the memory, if it is not empty).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import (
+    AutoConfig,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging as transformers_logging
+
+from pymetaner.errors import LabelSchemeError, ModelFileError, SaveError, UnsupportedModelError
+from pymetaner.labels import LabelScheme
+from pymetaner.memory import Memory
+from pymetaner.packing import pack_tensors, unpack_file
+from pymetaner.settings import Settings
+
+if TYPE_CHECKING:
+    from pymetaner.model import MetaNER
+
+__all__ = ["MEMORY", "find", "load", "new", "save"]
+
+CONFIG, SETTINGS, MEMORY = "config.json", "pymetaner.json", "memory.sqlite"
+WEIGHTS, PACKED = "model.safetensors", "model.packed.safetensors"
+FORMAT = 1
+_BAD_FILE = (OSError, ValueError, KeyError, SafetensorError, RuntimeError, json.JSONDecodeError)
+_HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", MEMORY]
+
+Model = TypeVar("Model", bound="MetaNER")
+
+
+def find(model: str | PathLike[str], **hub: Any) -> Path:
+    """The local folder of a model: the path itself, or a snapshot of the hub repository of that id."""
+    path = Path(model)
+    if path.is_dir():
+        return path
+    name = os.fspath(model)
+    looks_like_path = (
+        path.exists() or name.startswith((".", "~", os.sep)) or name.count("/") > 1 or os.sep == "\\" in name
+    )
+    if looks_like_path:
+        what = "is a file" if path.exists() else "does not exist"
+        raise ModelFileError(f"the model folder {name!r} {what}: give a folder with a config.json, or a hub id")
+    try:
+        return Path(snapshot_download(name, allow_patterns=_HUB_FILES, **hub))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise ModelFileError(
+            f"there is no folder {name!r} here, and it could not be fetched from the hub as a repository id "
+            f"({type(error).__name__}: {str(error).splitlines()[0]}): check the path, or the id and the connection"
+        ) from error
+
+
+def load(cls: type[Model], folder: Path, *, labels: Sequence[str] | None, dtype: torch.dtype) -> Model:
+    """The model of a local folder."""
+    config = _read_config(folder)
+    settings = _read_settings(folder)
+    network = _read_network(folder, config, dtype)
+    tags = list(labels) if labels is not None else [config.id2label[i] for i in range(config.num_labels)]
+    if len(tags) != config.num_labels:
+        raise LabelSchemeError(f"{len(tags)} labels given for a head of {config.num_labels} logits: give one a logit")
+    tokenizer = _read_tokenizer(folder)
+    if settings is None:
+        limit = _window_limit(config, tokenizer)
+        settings = Settings(
+            window=limit,
+            overlap=min(64, limit // 4),
+            freeze_layers=min(4, config.num_hidden_layers),
+            decoding="argmax",
+        )
+    model = cls(network, tokenizer, labels=LabelScheme.from_tags(tags), settings=settings)
+    if (folder / MEMORY).exists():
+        model.memory = Memory.load(model, folder / MEMORY)
+    return model
+
+
+def new(cls: type[Model], folder: Path, labels: LabelScheme, settings: Settings | None, seed: int) -> Model:
+    """A model with a fresh head on the encoder of a local folder."""
+    config = _read_config(folder)
+    config.id2label = dict(enumerate(labels.tags))
+    config.label2id = {tag: i for i, tag in enumerate(labels.tags)}
+    tokenizer = _read_tokenizer(folder)
+    limit = _window_limit(config, tokenizer)
+    if settings is None:
+        settings = Settings(window=limit, overlap=min(64, limit // 4), freeze_layers=min(4, config.num_hidden_layers))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = _read_network(folder, config, torch.float32, new_head=True)
+    return cls(network, tokenizer, labels=labels, settings=settings)
+
+
+def _read_config(folder: Path) -> Any:
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    except _BAD_FILE as error:
+        raise ModelFileError(
+            f"{folder / CONFIG} cannot be read as a model config ({_first_line(error)}): expected the folder of a "
+            "Hugging Face model"
+        ) from error
+    if type(config) not in AutoModelForTokenClassification._model_mapping:
+        raise UnsupportedModelError(
+            f"{folder} holds a {config.model_type!r} model, for which transformers has no token-classification class"
+        )
+    return config
+
+
+def _read_settings(folder: Path) -> Settings | None:
+    path = folder / SETTINGS
+    if not path.exists():
+        return None
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        version = values.pop("format")
+        if version != FORMAT:
+            raise ModelFileError(
+                f"{path} is of format {version}, this pymetaner reads format {FORMAT}: upgrade pymetaner"
+            )
+        return Settings(**{f.name: values[f.name] for f in fields(Settings) if f.name in values})
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelFileError(f"{path} is damaged ({_first_line(error)}): save the model again") from error
+
+
+def _read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        return tokenizer
+    except Exception as error:  # the tokenizers library raises bare Exception on a damaged file
+        raise ModelFileError(f"the tokenizer in {folder} cannot be read ({_first_line(error)})") from error
+
+
+def _read_network(folder: Path, config: Any, dtype: torch.dtype, new_head: bool = False) -> PreTrainedModel:
+    packed = folder / PACKED
+    has_weights = any(folder.glob("*.safetensors"))
+    if not has_weights:
+        raise ModelFileError(
+            f"{folder} has no *.safetensors file: expected safetensors weights (pickled weights are never read; "
+            "convert them once with transformers' save_pretrained)"
+        )
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()  # a new head is reported as missing weights, which it is not
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        if packed.exists():
+            network = AutoModelForTokenClassification.from_config(config)
+            missing = network.load_state_dict(unpack_file(packed), strict=False).missing_keys
+            network = network.to(dtype)
+        else:
+            network, info = AutoModelForTokenClassification.from_pretrained(
+                folder,
+                config=config,
+                dtype=dtype,
+                local_files_only=True,
+                use_safetensors=True,
+                output_loading_info=True,
+            )
+            missing = sorted(info["missing_keys"])
+    except _BAD_FILE as error:
+        raise ModelFileError(
+            f"the weights in {folder} cannot be read ({_first_line(error)}): the file is truncated, damaged or of "
+            "another model; fetch or save it again"
+        ) from error
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()
+    lacking = [name for name in missing if name.startswith(network.base_model_prefix + ".")]
+    if lacking:
+        raise ModelFileError(f"the weights in {folder} lack {len(lacking)} tensors of the encoder, e.g. {lacking[0]!r}")
+    if missing and not new_head:
+        raise ModelFileError(
+            f"{folder} is an encoder without a token-classification head (no {missing[0]!r}): "
+            "train one with `pymetaner train`, starting from MetaNER.from_encoder"
+        )
+    found: PreTrainedModel = network
+    return found
+
+
+def _window_limit(config: Any, tokenizer: PreTrainedTokenizerBase) -> int:
+    """The longest window that the encoder can read, at most 512 pieces."""
+    positions = getattr(config, "max_position_embeddings", 0) or 512
+    # RoBERTa's positions start behind the padding id.
+    if "roberta" in config.model_type or config.model_type in {"camembert", "mpnet", "xmod"}:
+        positions -= (config.pad_token_id or 0) + 1
+    return int(min(positions, tokenizer.model_max_length, 512))
+
+
+def save(model: MetaNER, folder: Path, *, packed: bool) -> None:
+    """Write a model folder: everything under temporary names first, then renamed into place."""
+    memory = model.memory
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        stage = Path(tempfile.mkdtemp(prefix=".saving-", dir=folder))
+    except OSError as error:
+        raise SaveError(f"the model cannot be saved to {folder}: {error}") from error
+    try:
+        _write(model, stage, packed)
+        # A memory that is open on the very file in the folder is up to date there already.
+        in_place = memory.path is not None and memory.path.resolve() == (folder / MEMORY).resolve()
+        if len(memory) and not in_place:
+            memory.save(stage / MEMORY)
+        names = sorted(path.name for path in stage.iterdir())
+        for name in names:
+            _sync(stage / name)
+        for name in names:
+            os.replace(stage / name, folder / name)
+        stale = {WEIGHTS, PACKED, MEMORY} - set(names) - ({MEMORY} if in_place else set())
+        for name in stale:
+            (folder / name).unlink(missing_ok=True)
+    except (OSError, SafetensorError) as error:
+        raise SaveError(f"the model could not be saved to {folder} ({error}); what was there before is kept") from error
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+
+
+def _write(model: MetaNER, stage: Path, packed: bool) -> None:
+    network = model.network
+    config = network.config
+    config.id2label = dict(enumerate(model.labels.tags))
+    config.label2id = {tag: i for i, tag in enumerate(model.labels.tags)}
+    config.architectures = [type(network).__name__]
+    config.save_pretrained(stage)
+    model.tokenizer.save_pretrained(stage)
+    tensors: dict[str, Tensor] = {name: t.detach().cpu().contiguous() for name, t in network.state_dict().items()}
+    if packed:
+        small, metadata = pack_tensors(tensors)
+        save_file(small, stage / PACKED, metadata=metadata)
+    else:
+        save_file(_untied(tensors), stage / WEIGHTS, metadata={"format": "pt"})
+    settings = {"format": FORMAT, **asdict(model.settings)}
+    (stage / SETTINGS).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+
+
+def _untied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors with memory of their own, which safetensors asks for."""
+    seen: set[int] = set()
+    result = {}
+    for name, tensor in tensors.items():
+        result[name] = tensor.clone() if tensor.data_ptr() in seen else tensor
+        seen.add(tensor.data_ptr())
+    return result
+
+
+def _sync(path: Path) -> None:
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

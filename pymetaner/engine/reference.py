@@ -1,0 +1,92 @@
+"""The sequential loop of Wu et al. (2020): for each query, step on its supports, tag it, take the step back.
+
+Plain autograd and plain optimisers, one task at a time: slow, and the oracle that every other engine is held to. It
+works on a copy of the weights that move, so the model itself is never written to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from pymetaner.engine.bertadam import bertadam_update
+from pymetaner.engine.task import InnerStep, Task
+from pymetaner.model import MetaNER
+from pymetaner.network import adapted_modules, forward, weight_sharing_copy
+from pymetaner.ops import masked_token_loss
+from pymetaner.progress import track
+from pymetaner.windows import IGNORE, Window, make_batch
+
+__all__ = ["reference_logits"]
+
+
+def reference_logits(
+    model: MetaNER, tasks: Sequence[Task], inner: InnerStep, batch_size: int, progress: bool = False
+) -> list[NDArray[np.float32]]:
+    """Word logits (W, C) of each query, its weights adapted on its own supports.
+
+    Args:
+        model: the model; nothing of it is changed.
+        tasks: the queries with their supports.
+        inner: the inner step.
+        batch_size: the most windows of one query in a batch.
+        progress: show a progress bar.
+    """
+    network, weights = _working_copy(model)
+    start = {name: weight.detach().clone() for name, weight in weights.items()}
+    results: list[NDArray[np.float32]] = []
+    for task in track(tasks, "adapting", progress):
+        if task.supports:
+            _take_steps(model, network, weights, task, inner)
+
+        def run(windows: list[Window]) -> Tensor:
+            batch = make_batch(windows, model.pad_id).to(model.device)
+            return forward(network, batch.input_ids, batch.attention_mask)[0]
+
+        with torch.inference_mode():
+            results += model.word_logits([task.query], run, batch_size=batch_size)
+        with torch.no_grad():
+            for name, weight in weights.items():
+                weight.copy_(start[name])
+    return results
+
+
+def _working_copy(model: MetaNER) -> tuple[PreTrainedModel, dict[str, nn.Parameter]]:
+    """A network whose moving weights are its own and whose other tensors are the model's, and those weights."""
+    frozen = model.settings.freeze_layers
+    network = weight_sharing_copy(model.network, own=adapted_modules(model.network, frozen).values())
+    weights = {
+        f"{name}.{key}": parameter.requires_grad_(True)
+        for name, module in adapted_modules(network, frozen).items()
+        for key, parameter in module.named_parameters(recurse=False)
+    }
+    return network, weights
+
+
+def _take_steps(
+    model: MetaNER, network: PreTrainedModel, weights: dict[str, nn.Parameter], task: Task, inner: InnerStep
+) -> None:
+    """Move the weights by the gradient of the mean loss over all labelled words of the supports."""
+    batch = make_batch(model.words.windows(task.supports), model.pad_id).to(model.device)
+    labels = batch.labels([model.labels.encode(support.tags or ()) for support in task.supports])
+    counted = (labels != IGNORE).sum(1)
+    share = counted / counted.sum()
+    state: dict[str, tuple[Tensor, Tensor]] = {}
+    for _ in range(inner.steps):
+        with torch.enable_grad():
+            logits, _ = forward(network, batch.input_ids, batch.attention_mask)
+            loss = masked_token_loss(logits, labels, 0.0, sentence_weights=share.to(logits.dtype)).sum()
+            gradients = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
+        with torch.no_grad():
+            for (name, weight), gradient in zip(weights.items(), gradients, strict=True):
+                if gradient is None:
+                    continue
+                if inner.optimizer == "sgd":
+                    weight -= inner.lr * gradient
+                else:
+                    bertadam_update(name, weight, gradient, state, inner.lr)

@@ -1,0 +1,95 @@
+"""Scores of a model on labelled sentences, with and without adapting."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pymetaner.adaptation import Learning, tag
+from pymetaner.errors import EmptyDataError
+from pymetaner.model import MetaNER
+from pymetaner.scoring import Score, Scoring, drop_types, score
+from pymetaner.sentence import Sentence
+from pymetaner.words import regroup
+
+__all__ = ["Evaluation", "evaluate"]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores on one set of sentences.
+
+    Attributes:
+        plain: the score without adapting.
+        adapted: the score with adapting; None if it was not asked for.
+        sentences: how many sentences were scored.
+        changed: in how many of them adapting changed a tag.
+        dropped: entity types that the model knows and the set does not, predicted as no entity.
+        missing: entity types of the set that the model does not know; every one of them counts as missed.
+    """
+
+    plain: Score
+    adapted: Score | None
+    sentences: int
+    changed: int
+    dropped: tuple[str, ...]
+    missing: tuple[str, ...]
+
+
+def evaluate(
+    model: MetaNER,
+    sentences: Sequence[Sentence],
+    *,
+    learning: Learning | None = None,
+    scoring: Scoring = "strict",
+    batch_size: int = 16,
+    progress: bool = False,
+) -> Evaluation:
+    """Precision, recall and F1 of a model on labelled sentences, plain and (given something to learn from) adapted.
+
+    Args:
+        model: the model.
+        sentences: labelled sentences; a token list of single Chinese characters is regrouped into words for the model
+            and scored by character.
+        learning: what to adapt on and how; None for the plain score alone.
+        scoring: ``"strict"``, seqeval's strict IOB2 mode, or ``"conlleval"``, the official script's figure.
+        batch_size: the most sentences in a batch.
+        progress: show a progress bar.
+
+    Raises:
+        EmptyDataError: if no sentence is labelled.
+    """
+    gold = [sentence for sentence in sentences if sentence.tags]
+    if not gold:
+        raise EmptyDataError("no labelled sentence to score on: expected sentences with one tag a word")
+    types = {name[2:] for sentence in gold for name in sentence.tags or () if name != "O"}
+    # The gold tags must not show the segmenter where an entity ends.
+    blind = [regroup(sentence.with_tags(None)) for sentence in gold]
+    tagged = tag(model, blind, learning, batch_size=batch_size, progress=progress)
+    truth = [sentence.tags or () for sentence in gold]
+    plain, adapted = (
+        [
+            drop_types(_by_gold_word(whole, item.sentence, tags), types)
+            for whole, item, tags in zip(gold, tagged, column, strict=True)
+        ]
+        for column in ([item.base_tags for item in tagged], [item.tags for item in tagged])
+    )
+    return Evaluation(
+        plain=score(truth, plain, scoring=scoring),
+        adapted=None if learning is None else score(truth, adapted, scoring=scoring),
+        sentences=len(gold),
+        changed=sum(before != after for before, after in zip(plain, adapted, strict=True)),
+        dropped=tuple(sorted(model.types - types)),
+        missing=tuple(sorted(types - model.types)),
+    )
+
+
+def _by_gold_word(gold: Sentence, read: Sentence, tags: Sequence[str]) -> tuple[str, ...]:
+    """The tags of regrouped words, one for each word of the gold sentence."""
+    if read.words == gold.words:
+        return tuple(tags)
+    spread: list[str] = []
+    for (start, end), name in zip(read.spans, tags, strict=True):
+        inside = name.replace("B-", "I-", 1) if name.startswith("B-") else name
+        spread += [name, *[inside] * (end - start - 1)]
+    return tuple(spread)

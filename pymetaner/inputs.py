@@ -1,0 +1,57 @@
+"""What a caller may give to tag, as sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TypeAlias
+
+from pymetaner.errors import InputError
+from pymetaner.sentence import Sentence
+from pymetaner.words import regroup, sentence_from_text
+
+__all__ = ["Taggable", "as_sentences"]
+
+Taggable: TypeAlias = "str | Sentence | Iterable[str | Sentence | Sequence[str]]"
+
+
+def as_sentences(x: Taggable) -> tuple[list[Sentence], bool]:
+    """The sentences of an input, and whether it was a single one.
+
+    A string is one sentence, segmented into words; an item of a list is a string, a list of tokens, or a Sentence. Runs
+    of one-character Chinese tokens are regrouped into words.
+
+    Raises:
+        InputError: for anything else, naming the item.
+    """
+    if isinstance(x, (str, Sentence)):
+        return [_sentence(x, "the input")], True
+    if isinstance(x, (bytes, dict)) or not isinstance(x, Iterable):
+        raise InputError(_expected("the input", x))
+    return [_sentence(item, f"item {i}") for i, item in enumerate(x)], False
+
+
+def _sentence(item: object, where: str) -> Sentence:
+    if isinstance(item, Sentence):
+        return regroup(item)
+    if isinstance(item, str):
+        try:
+            return sentence_from_text(item)
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from error
+    if not isinstance(item, Sequence) or isinstance(item, (bytes, bytearray)):
+        raise InputError(_expected(where, item))
+    for i, token in enumerate(item):
+        if not isinstance(token, str):
+            raise InputError(f"{where}, token {i}: {token!r} is a {type(token).__name__}, expected a string")
+        if any("\ud800" <= character <= "\udfff" for character in token):
+            raise InputError(
+                f"{where}, token {i}: {token!r} has a lone surrogate, which is not text: decode it properly"
+            )
+    return regroup(Sentence(tuple(item)))
+
+
+def _expected(where: str, given: object) -> str:
+    return (
+        f"{where} is of type {type(given).__name__}: expected a string, a list of strings, a list of token lists, "
+        "or Sentence objects"
+    )

@@ -1,0 +1,290 @@
+"""MetaNER: a multilingual encoder with a token head, a label scheme and a memory of labelled sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from huggingface_hub import ModelHubMixin
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from pymetaner import checkpoint
+from pymetaner.labels import LabelScheme
+from pymetaner.memory import Memory
+from pymetaner.network import adapted_modules, check_network, fingerprint_of, forward, weight_sharing_copy
+from pymetaner.progress import track
+from pymetaner.sentence import Sentence
+from pymetaner.settings import Settings
+from pymetaner.windows import Window, WordTokenizer, make_batch, pack
+
+if TYPE_CHECKING:
+    from pymetaner.inputs import Taggable
+    from pymetaner.result import Result
+
+__all__ = ["MetaNER", "Reading"]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the encoder makes of one sentence.
+
+    Attributes:
+        logits: (W, C) float32, a row a word.
+        vector: (d,) float32, the unit sentence vector; zero for a sentence without words.
+    """
+
+    logits: NDArray[np.float32]
+    vector: NDArray[np.float32]
+
+
+class MetaNER(nn.Module, ModelHubMixin):
+    """A named-entity tagger that can adapt itself to every sentence; see `pymetaner.adapt`.
+
+    Usually made by `MetaNER.from_pretrained` (a saved model, or any token-classification checkpoint) or
+    `MetaNER.from_encoder` (an encoder without a head, to be trained).
+
+    Args:
+        network: a token-classification network.
+        tokenizer: its tokenizer.
+        labels: what each of its logits stands for; read off the network's config by default.
+        settings: how it reads and tags.
+
+    Raises:
+        LabelSchemeError: if the labels are not entity tags.
+        UnsupportedModelError: if the network has no head on the last hidden state of a stack of layers.
+    """
+
+    def __init__(
+        self,
+        network: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        labels: LabelScheme | None = None,
+        settings: Settings | None = None,
+    ) -> None:
+        super().__init__()
+        check_network(network)
+        self.network = network.eval()
+        self.tokenizer = tokenizer
+        self.labels = labels or LabelScheme.from_tags([network.config.id2label[i] for i in range(network.num_labels)])
+        self.settings = settings or Settings(freeze_layers=min(4, network.config.num_hidden_layers))
+        adapted_modules(network, self.settings.freeze_layers)
+        self.words = WordTokenizer(tokenizer, self.settings.window, self.settings.overlap)
+        self._fingerprint: tuple[object, str] = (None, "")
+        self._memory: Memory | None = None
+
+    # ---- loading and saving: the work is in checkpoint.py ----
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls,
+        pretrained_model_name_or_path: str | PathLike[str],
+        *,
+        labels: Sequence[str] | None = None,
+        dtype: torch.dtype = torch.float32,
+        device: str | torch.device = "cpu",
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | PathLike[str] | None = None,
+        local_files_only: bool = False,
+        force_download: bool = False,
+    ) -> MetaNER:
+        """The model of a folder or of a hub id: one saved by pymetaner, or any token-classification checkpoint.
+
+        A folder never touches the network. The memory saved with a model is loaded into RAM: what is added to it
+        lives until the model is saved, or, for an add that must survive a crash, in a `Memory` opened on a file.
+
+        Args:
+            pretrained_model_name_or_path: a local folder, or the id of a hub repository.
+            labels: the tag of each logit, for a checkpoint whose config does not name them.
+            dtype: the type of the weights.
+            device: where to put them.
+            revision: branch, tag or commit of a hub repository.
+            token: access token for a private hub repository.
+            cache_dir: where hub files are kept.
+            local_files_only: never ask the hub, use only what is cached.
+            force_download: fetch hub files even if they are cached.
+
+        Raises:
+            ModelFileError: if the folder is missing, incomplete, damaged or not a model.
+            LabelSchemeError: if the labels are not entity tags.
+            UnsupportedModelError: if the architecture cannot be adapted.
+
+        Example:
+            >>> model = MetaNER.from_pretrained("runs/en")  # doctest: +SKIP
+        """
+        folder = checkpoint.find(
+            pretrained_model_name_or_path,
+            revision=revision,
+            token=token,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+            force_download=force_download,
+        )
+        return checkpoint.load(cls, folder, labels=labels, dtype=dtype).to(device)
+
+    @classmethod
+    def from_encoder(
+        cls,
+        encoder: str | PathLike[str],
+        types: Iterable[str] = ("PER", "ORG", "LOC"),
+        *,
+        settings: Settings | None = None,
+        seed: int = 0,
+        **hub: Any,
+    ) -> MetaNER:
+        """A model to be trained: an encoder (folder or hub id) with a new token head for some entity types.
+
+        Args:
+            encoder: folder or hub id of any Hugging Face encoder.
+            types: the entity types, e.g. ``["PER", "ORG", "LOC"]``.
+            settings: how the model reads and tags.
+            seed: fixes the weights of the new head.
+            hub: `revision`, `token`, `cache_dir`, `local_files_only`, `force_download`, as for `from_pretrained`.
+        """
+        labels = LabelScheme.from_types(types)
+        return checkpoint.new(cls, checkpoint.find(encoder, **hub), labels, settings, seed)
+
+    def save_pretrained(  # type: ignore[override]
+        self, save_directory: str | PathLike[str], *, packed: bool = False, **_: Any
+    ) -> None:
+        """Write the model to a folder that `AutoModelForTokenClassification` can load too.
+
+        Everything is written beside the old files first and put in their place at the end, so a failed save leaves
+        the model that was there.
+
+        Args:
+            save_directory: the folder; made if it is not there.
+            packed: write the weights in the small form of `pymetaner.packing` instead, which only pymetaner reads.
+
+        Raises:
+            SaveError: if writing fails.
+        """
+        checkpoint.save(self, Path(save_directory), packed=packed)
+
+    # ---- the memory, and the encoder that it asks for vectors ----
+
+    @property
+    def memory(self) -> Memory:
+        """The labelled sentences that `pymetaner.adapt` learns from."""
+        if self._memory is None:
+            self._memory = Memory(self)
+        return self._memory
+
+    @memory.setter
+    def memory(self, memory: Memory) -> None:
+        self._memory = memory
+
+    @property
+    def dim(self) -> int:
+        """The width of the sentence vectors."""
+        return int(self.network.config.hidden_size)
+
+    @property
+    def types(self) -> frozenset[str]:
+        """The entity types that the model tags."""
+        return self.labels.types
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of all that decides the sentence vectors: encoder weights, tokenizer, window, pooling."""
+        # In-place changes of a tensor raise its version; a new hash (a fraction of a second) is made only then.
+        state: object = tuple((p.data_ptr(), p._version) for p in self.network.base_model.parameters())
+        if self._fingerprint[0] != state:
+            probe = self.words.windows([Sentence(("Zürich", "東京", "Δ", "naïve"))])[0].ids
+            settings = self.settings
+            extra = (len(self.tokenizer), probe, settings.window, settings.overlap, settings.pooling)
+            self._fingerprint = (state, fingerprint_of(self.network, *extra))
+        return self._fingerprint[1]
+
+    def embed(
+        self, sentences: Sequence[Sentence], *, batch_size: int = 32, progress: bool = False
+    ) -> NDArray[np.float32]:
+        """(n, d) float32 unit vectors of n sentences; a sentence without words has a zero vector."""
+        readings = self.read(sentences, batch_size=batch_size, progress=progress)
+        return np.stack([r.vector for r in readings]) if readings else np.zeros((0, self.dim), dtype=np.float32)
+
+    # ---- tagging and reading ----
+
+    def predict(self, x: Taggable, *, batch_size: int = 16, progress: bool = False) -> Result | list[Result]:
+        """The entities of each sentence as the model stands; arguments and result as for `pymetaner.adapt`."""
+        # adaptation.py stands above this module; the method is here for those who look for it on the model.
+        from pymetaner.adaptation import predict
+
+        return predict(self, x, batch_size=batch_size, progress=progress)
+
+    def view(self) -> PreTrainedModel:
+        """The network as a module tree of its own over the same weights: one thread may hook it as it likes."""
+        return weight_sharing_copy(self.network)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.network.parameters()).device
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Logits (B, T, C) of padded pieces (B, T)."""
+        return forward(self.network, input_ids, attention_mask)[0]
+
+    def read(self, sentences: Sequence[Sentence], *, batch_size: int = 32, progress: bool = False) -> list[Reading]:
+        """Word logits and sentence vector of each sentence, one pass of the encoder."""
+        pooled = np.zeros((len(sentences), self.dim), dtype=np.float64)
+        network = self.view()
+
+        def run(windows: list[Window]) -> Tensor:
+            batch = make_batch(windows, self.pad_id).to(self.device)
+            logits, hidden = forward(network, batch.input_ids, batch.attention_mask)
+            counts = batch.attention_mask.sum(1, keepdim=True)
+            if self.settings.pooling == "cls":
+                vectors = hidden[:, 0].float() * counts
+            else:
+                vectors = (hidden.float() * batch.attention_mask.unsqueeze(-1)).sum(1)
+            for window, vector in zip(windows, vectors.cpu().numpy(), strict=True):
+                pooled[window.sentence] += vector
+            return logits
+
+        with torch.inference_mode():
+            logits = self.word_logits(sentences, run, batch_size=batch_size, progress=progress, title="reading")
+        norms = np.linalg.norm(pooled, axis=1, keepdims=True)
+        unit = (pooled / np.where(norms > 0, norms, 1)).astype(np.float32)
+        return [Reading(rows, vector) for rows, vector in zip(logits, unit, strict=True)]
+
+    def word_logits(
+        self,
+        sentences: Sequence[Sentence],
+        run: Callable[[list[Window]], Tensor],
+        *,
+        batch_size: int,
+        progress: bool = False,
+        title: str = "tagging",
+    ) -> list[NDArray[np.float32]]:
+        """(W, C) float32 logits of each sentence, put together from windows.
+
+        Args:
+            sentences: the sentences to read.
+            run: gives the logits (B, T, C) of a list of B windows.
+            batch_size: the most windows in a batch.
+            progress: show a progress bar.
+            title: what the bar says.
+        """
+        count = len(self.labels.tags)
+        logits = [np.zeros((len(sentence), count), dtype=np.float32) for sentence in sentences]
+        batches = pack(self.words.windows(sentences), batch_size)
+        for windows in track(batches, title, progress):
+            values = run(windows).float().cpu()
+            for window, rows in zip(windows, values, strict=True):
+                first, last = window.words
+                logits[window.sentence][first:last] = rows[list(window.positions)].numpy()
+        return logits
+
+    @property
+    def pad_id(self) -> int:
+        """The piece id that fills a batch; masked out, so its value only has to be in the vocabulary."""
+        return int(self.tokenizer.pad_token_id or 0)

@@ -1,0 +1,118 @@
+"""What pymetaner asks of a Hugging Face token-classification network: hidden states, head, frozen part, safe copies."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Iterable
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from pymetaner.errors import SettingError, UnsupportedModelError
+
+__all__ = ["adapted_modules", "check_network", "fingerprint_of", "forward", "head_of", "weight_sharing_copy"]
+
+
+def encoder_of(network: PreTrainedModel) -> nn.Module:
+    """The encoder: the network without its head."""
+    return cast(nn.Module, network.base_model)
+
+
+def head_of(network: PreTrainedModel) -> list[nn.Module]:
+    """The modules that turn the encoder's last hidden state into logits, in order."""
+    return [child for child in network.children() if child is not network.base_model]
+
+
+def forward(network: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits (B, T, C) and last hidden state (B, T, d) of padded pieces (B, T)."""
+    hidden: Tensor = network.base_model(input_ids=input_ids, attention_mask=attention_mask)[0]
+    logits = hidden
+    for module in head_of(network):
+        logits = module(logits)
+    return logits, hidden
+
+
+def check_network(network: PreTrainedModel) -> None:
+    """Raise UnsupportedModelError unless `forward` computes what the network itself computes."""
+    probe = torch.arange(4, device=network.device).view(1, 4)
+    was_training = network.training
+    network.eval()
+    try:
+        with torch.inference_mode():
+            logits, _ = forward(network, probe, torch.ones_like(probe))
+            same = torch.allclose(logits, network(probe, torch.ones_like(probe)).logits, atol=1e-4)
+        layers_of(network)
+    except (TypeError, ValueError, RuntimeError, AttributeError) as error:
+        raise UnsupportedModelError(_unsupported(network, str(error))) from error
+    finally:
+        network.train(was_training)
+    if not same:
+        raise UnsupportedModelError(
+            _unsupported(network, "its head is not a chain of modules on the last hidden state")
+        )
+
+
+def _unsupported(network: PreTrainedModel, why: str) -> str:
+    return (
+        f"{type(network).__name__} cannot be adapted ({why}): expected an encoder with a stack of layers and a token "
+        "head on its last hidden state, such as BERT, XLM-R, DistilBERT, DeBERTa or ModernBERT"
+    )
+
+
+def layers_of(network: PreTrainedModel) -> nn.ModuleList:
+    """The encoder's stack of layers."""
+    count = network.config.num_hidden_layers
+    for module in encoder_of(network).modules():
+        if isinstance(module, nn.ModuleList) and len(module) == count:
+            return module
+    raise UnsupportedModelError(_unsupported(network, f"it has no list of {count} layers"))
+
+
+def adapted_modules(network: PreTrainedModel, freeze_layers: int) -> dict[str, nn.Module]:
+    """The modules whose parameters are trained and adapted, by name: layers from `freeze_layers` on, and the head.
+
+    The embeddings (and what else the encoder has outside its layers) and the first `freeze_layers` layers stand still.
+
+    Raises:
+        SettingError: if there are fewer layers than that.
+    """
+    layers = layers_of(network)
+    if not 0 <= freeze_layers <= len(layers):
+        raise SettingError(f"freeze_layers={freeze_layers}: expected 0 to {len(layers)}, the layers of this encoder")
+    free = {id(m) for top in (*layers[freeze_layers:], *head_of(network)) for m in top.modules()}
+    return {
+        name: module
+        for name, module in network.named_modules()
+        if id(module) in free and any(True for _ in module.parameters(recurse=False))
+    }
+
+
+def weight_sharing_copy(network: PreTrainedModel, own: Iterable[nn.Module] = ()) -> PreTrainedModel:
+    """A network in evaluation mode, a module tree of its own over the very same weights, none asking for gradients.
+
+    Hooks and modes of the copy never touch the original, so any number of threads may each work on a copy while the
+    weights exist once.
+
+    Args:
+        network: the network.
+        own: modules of it whose weights the copy gets for itself.
+    """
+    copied = {id(p) for module in own for p in module.parameters(recurse=False)}
+    memo: dict[int, object] = {id(b): b for b in network.buffers()}
+    memo |= {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in network.parameters() if id(p) not in copied}
+    return copy.deepcopy(network, memo).eval()
+
+
+def fingerprint_of(network: PreTrainedModel, *extra: object) -> str:
+    """A hash of the encoder's weights (as float32) and of whatever else decides the sentence vectors."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(encoder_of(network).state_dict().items()):
+        digest.update(name.encode())
+        digest.update(str(tuple(tensor.shape)).encode())
+        values = tensor.detach().to("cpu", torch.float32 if tensor.is_floating_point() else tensor.dtype).contiguous()
+        digest.update(values.numpy().data)
+    digest.update(repr(extra).encode())
+    return digest.hexdigest()[:32]

@@ -1,0 +1,37 @@
+"""The settings of a model, saved beside its weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from pymetaner.errors import SettingError
+
+__all__ = ["Settings"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a model reads and tags; saved beside its weights as ``pymetaner.json``.
+
+    Attributes:
+        window: the most pieces that the encoder reads at once, special tokens included.
+        overlap: pieces shared by neighbouring windows of a sentence that is longer.
+        pooling: sentence vector: ``"mean"`` of the last hidden states, or ``"cls"``, the first of them.
+        freeze_layers: the embeddings and this many encoder layers are neither trained nor adapted.
+        decoding: ``"viterbi"``, the most probable valid tag sequence, or ``"argmax"``, each word for itself, repaired:
+            for checkpoints trained elsewhere, which may not have learned where an entity has to begin.
+        lr: the default step size of `pymetaner.adapt`, one for each inner optimiser.
+    """
+
+    window: int = 512
+    overlap: int = 64
+    pooling: Literal["mean", "cls"] = "mean"
+    freeze_layers: int = 4
+    decoding: Literal["viterbi", "argmax"] = "viterbi"
+    lr: dict[str, float] = field(default_factory=lambda: {"sgd": 0.1, "bertadam": 3e-5})
+
+    def __post_init__(self) -> None:
+        for name, options in (("pooling", ("mean", "cls")), ("decoding", ("viterbi", "argmax"))):
+            if getattr(self, name) not in options:
+                raise SettingError(f"{name}={getattr(self, name)!r}: expected one of {options}")

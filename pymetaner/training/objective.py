@@ -1,0 +1,47 @@
+"""The loss of base training: masked entity words, mean cross-entropy, and the worst word of each sentence."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pymetaner.ops import masked_token_loss
+from pymetaner.windows import IGNORE
+
+__all__ = ["batch_loss", "mask_entities"]
+
+
+def mask_entities(input_ids: Tensor, labels: Tensor, outside: int, mask_id: int, probability: float) -> Tensor:
+    """The pieces with every one that carries an entity tag replaced by the mask piece with some probability.
+
+    Redrawn at each call, so that the model has to read entities off their context (Wu et al. 2020, section 3.3).
+
+    Args:
+        input_ids: (B, T) int64 pieces.
+        labels: (B, T) int64 tag ids, IGNORE where a piece carries none.
+        outside: the id of the tag ``"O"``.
+        mask_id: the id of the mask piece.
+        probability: of masking, 0 to 1.
+    """
+    entity = (labels != IGNORE) & (labels != outside)
+    drawn = torch.rand(input_ids.shape, device=input_ids.device) < probability
+    return torch.where(entity & drawn, mask_id, input_ids)
+
+
+def batch_loss(logits: Tensor, labels: Tensor, lambda_max: float) -> Tensor:
+    """Mean cross-entropy of the batch's tags + `lambda_max` * mean over sentences of the largest one.
+
+    Equations 9 and 10 of Wu et al. 2020. Unlike the mean of `masked_token_loss` over the rows, every word weighs the
+    same here, however long its sentence.
+
+    Args:
+        logits: (B, T, C).
+        labels: (B, T) int64, IGNORE where nothing counts.
+        lambda_max: weight of the max term, 0 or more.
+    """
+    counted = (labels != IGNORE).sum(1).to(logits.dtype)
+    rows = masked_token_loss(logits, labels, 0.0)
+    loss = (rows * counted).sum() / counted.sum().clamp_min(1)
+    if lambda_max:
+        loss = loss + lambda_max * (masked_token_loss(logits, labels, 1.0) - rows).mean()
+    return loss

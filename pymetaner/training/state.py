@@ -1,0 +1,113 @@
+"""The state of a training run on disk: one safetensors file, replaced in one move."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from pymetaner.errors import ModelFileError, SettingError
+from pymetaner.files import write_atomically
+from pymetaner.model import MetaNER
+
+__all__ = ["TrainingState"]
+
+FILE = "checkpoint.safetensors"
+
+
+class TrainingState:
+    """Weights, optimiser moments, the best weights so far and the dev history of a run.
+
+    Args:
+        folder: where the checkpoint is kept.
+        parameters: the trained parameters by name.
+        optimizer: AdamW over them.
+        run: what the run does; a checkpoint of another run is refused.
+    """
+
+    def __init__(
+        self, folder: Path, parameters: dict[str, nn.Parameter], optimizer: torch.optim.AdamW, run: dict[str, Any]
+    ) -> None:
+        self.path = folder / FILE
+        self.parameters = parameters
+        self.optimizer = optimizer
+        self.run = run
+        self.best: dict[str, Tensor] = {}
+        self.best_step = 0
+        self.best_f1: float | None = None
+        self.history: list[tuple[int, float]] = []
+
+    def keep(self, step: int, f1: float | None) -> bool:
+        """Note a look at the dev set (or, without one, the end of it); whether these are the best weights so far."""
+        if f1 is not None:
+            self.history.append((step, f1))
+            if self.best_f1 is not None and f1 <= self.best_f1:
+                return False
+        self.best_f1, self.best_step = f1, step
+        self.best = {name: p.detach().clone() for name, p in self.parameters.items()}
+        return True
+
+    def save(self, step: int) -> None:
+        """Write the state after a step."""
+        tensors: dict[str, Tensor] = {}
+        for name, parameter in self.parameters.items():
+            moments = self.optimizer.state[parameter]
+            tensors[f"weight/{name}"] = parameter.detach()
+            tensors[f"first/{name}"] = moments["exp_avg"]
+            tensors[f"second/{name}"] = moments["exp_avg_sq"]
+        tensors |= {f"best/{name}": tensor for name, tensor in self.best.items()}
+        notes = {
+            "run": self.run, "step": step, "history": self.history, "best_f1": self.best_f1, "best_step": self.best_step
+        }  # fmt: skip
+        contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
+        write_atomically(self.path, save(contiguous, metadata={"state": json.dumps(notes)}))
+
+    def restore(self) -> int:
+        """Take over the checkpoint, if there is one; the number of steps done.
+
+        Raises:
+            SettingError: if it is of a run with other settings or data.
+            ModelFileError: if it is damaged.
+        """
+        if not self.path.exists():
+            return 0
+        try:
+            with safe_open(str(self.path), framework="pt") as file:
+                notes = json.loads(file.metadata()["state"])
+                if notes["run"] != self.run:
+                    differing = sorted(k for k in self.run if notes["run"].get(k) != self.run[k])
+                    raise SettingError(
+                        f"{self.path} is the checkpoint of a run with other {', '.join(differing)}: "
+                        "give another output folder, the same settings, or delete the checkpoint"
+                    )
+                step = int(notes["step"])
+                with torch.no_grad():
+                    for name, parameter in self.parameters.items():
+                        parameter.copy_(file.get_tensor(f"weight/{name}"))
+                        self.optimizer.state[parameter] = {
+                            "step": torch.tensor(float(step)),
+                            "exp_avg": file.get_tensor(f"first/{name}").to(parameter.device),
+                            "exp_avg_sq": file.get_tensor(f"second/{name}").to(parameter.device),
+                        }
+                        if notes["best_step"]:
+                            self.best[name] = file.get_tensor(f"best/{name}").to(parameter.device)
+        except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as error:
+            if isinstance(error, SettingError):
+                raise
+            raise ModelFileError(f"{self.path} is damaged ({error}): delete it to start anew") from error
+        self.history = [(int(at), float(f1)) for at, f1 in notes["history"]]
+        self.best_f1, self.best_step = notes["best_f1"], notes["best_step"]
+        return step
+
+    def load_best(self, model: MetaNER) -> None:
+        """Put the best weights into the model and remove the checkpoint."""
+        with torch.no_grad():
+            for name, parameter in self.parameters.items():
+                parameter.copy_(self.best[name])
+        model.network.eval()
+        self.path.unlink(missing_ok=True)

@@ -1,0 +1,232 @@
+"""Base training of a model: the loop, its schedule, and picking the best weights on the dev set."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from os import PathLike
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from pymetaner.errors import EmptyDataError, SettingError
+from pymetaner.evaluation import evaluate
+from pymetaner.files import write_atomically
+from pymetaner.model import MetaNER
+from pymetaner.network import adapted_modules
+from pymetaner.progress import bar
+from pymetaner.sentence import Sentence
+from pymetaner.training.objective import batch_loss, mask_entities
+from pymetaner.training.state import TrainingState
+from pymetaner.windows import Window, make_batch
+
+__all__ = ["TrainSettings", "TrainingReport", "train"]
+
+_BUCKET = 50  # batches sorted by length together: padding falls, the order stays random
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """What a training run does.
+
+    Attributes:
+        steps: optimiser steps, 1 or more.
+        batch_size: windows (sentences, but for very long ones) a step.
+        lr: peak learning rate of AdamW; linear warm-up, then linear decay to 0.
+        warmup: share of the steps that warm up, 0 to 1.
+        weight_decay: decoupled, none on biases and normalisation weights.
+        clip: largest norm of the gradient.
+        mask_probability: of replacing a piece with an entity tag by the mask piece, 0 to 1.
+        lambda_max: weight of the largest token loss of each sentence.
+        evaluate_every: steps between two looks at the dev set.
+        checkpoint_every: steps between two checkpoints.
+        seed: fixes batches, masks and dropout.
+    """
+
+    steps: int = 1200
+    batch_size: int = 32
+    lr: float = 3e-4
+    warmup: float = 0.1
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    mask_probability: float = 0.2
+    lambda_max: float = 2.0
+    evaluate_every: int = 300
+    checkpoint_every: int = 100
+    seed: int = 95
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "evaluate_every", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise SettingError(f"{name}={getattr(self, name)}: expected 1 or more")
+        for name in ("lr", "clip"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise SettingError(f"{name}={getattr(self, name)}: expected a positive number")
+        for name in ("warmup", "mask_probability"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise SettingError(f"{name}={getattr(self, name)}: expected 0 to 1")
+        for name in ("weight_decay", "lambda_max"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise SettingError(f"{name}={getattr(self, name)}: expected 0 or more")
+
+
+@dataclass(frozen=True)
+class TrainingReport:
+    """What came of a run.
+
+    Attributes:
+        best_step: the step whose weights were kept.
+        best_f1: its dev F1, 0 to 100; None without a dev set.
+        history: (step, dev F1) of every look at the dev set.
+        seconds: how long this call took.
+    """
+
+    best_step: int
+    best_f1: float | None
+    history: list[tuple[int, float]]
+    seconds: float
+
+
+def train(
+    model: MetaNER,
+    sentences: Sequence[Sentence],
+    out: str | PathLike[str],
+    *,
+    dev: Sequence[Sentence] | None = None,
+    settings: TrainSettings | None = None,
+    progress: bool = False,
+) -> TrainingReport:
+    """Train the head and the unfrozen layers of a model in place and save the best weights to a folder.
+
+    Killed at any moment and called again with the same arguments, it goes on from the last checkpoint in the folder
+    and ends with the same weights (on the CPU, with the same number of threads).
+
+    Args:
+        model: the model; its weights are changed.
+        sentences: labelled sentences.
+        out: the folder that gets the model, ``training.json`` and, while the run lasts, a checkpoint.
+        dev: labelled sentences that pick the best weights; without them the last ones are kept.
+        settings: the settings of the run.
+        progress: show a progress bar.
+
+    Raises:
+        EmptyDataError: if no sentence is labelled.
+        LabelMismatchError: if a sentence has an entity type that the model does not tag.
+        SettingError: if the folder holds a checkpoint of another run.
+    """
+    settings = settings or TrainSettings()
+    started = time.monotonic()
+    labelled = [sentence for sentence in sentences if sentence.tags]
+    if not labelled:
+        raise EmptyDataError("no labelled sentence to train on: expected sentences with one tag a word")
+    tag_ids = [model.labels.encode(sentence.tags or ()) for sentence in labelled]
+    mask_id = model.tokenizer.mask_token_id
+    if settings.mask_probability and mask_id is None:
+        raise SettingError("the tokenizer has no mask piece: train with mask_probability=0")
+    outside = model.labels.tags.index("O")
+    windows = model.words.windows(labelled)
+    batches = _Batches(windows, settings)
+
+    network = model.network
+    modules = adapted_modules(network, model.settings.freeze_layers)
+    network.requires_grad_(False)
+    parameters = {
+        f"{name}.{key}": parameter
+        for name, module in modules.items()
+        for key, parameter in module.named_parameters(recurse=False)
+    }
+    for parameter in parameters.values():
+        parameter.requires_grad_(True)
+    optimizer = _optimizer(parameters, settings)
+    state = TrainingState(Path(out), parameters, optimizer, {**asdict(settings), "windows": len(windows)})
+    step = state.restore()
+    started_at = step
+
+    with torch.random.fork_rng(devices=[]), bar(progress) as progress_bar:
+        task = progress_bar.add_task("training", total=settings.steps, completed=step)
+        while step < settings.steps:
+            network.train()
+            # The randomness of a step depends on the seed and the step alone, so a resumed run draws the same.
+            torch.manual_seed(settings.seed * 1_000_003 + step)
+            batch = make_batch(batches[step], model.pad_id).to(model.device)
+            labels = batch.labels(tag_ids)
+            if settings.mask_probability:
+                ids = mask_entities(batch.input_ids, labels, outside, mask_id, settings.mask_probability)
+                batch = replace(batch, input_ids=ids)
+            loss = batch_loss(model(batch.input_ids, batch.attention_mask), labels, settings.lambda_max)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(parameters.values(), settings.clip)
+            for group in optimizer.param_groups:
+                group["lr"] = settings.lr * _schedule(step, settings)
+            optimizer.step()
+            step += 1
+            network.eval()
+            if step % settings.evaluate_every == 0 or step == settings.steps:
+                f1 = None if dev is None else evaluate(model, dev, batch_size=64).plain.f1
+                if state.keep(step, f1):
+                    model.save_pretrained(out)
+            if step % settings.checkpoint_every == 0 or step == settings.steps:
+                state.save(step)
+            rate = (step - started_at) * settings.batch_size / (time.monotonic() - started)
+            best = "" if state.best_f1 is None else f", dev F1 {state.best_f1:.2f}"
+            progress_bar.update(
+                task, completed=step, description=f"loss {loss.item():.3f}{best}, {rate:.0f} sentences/s"
+            )
+    network.requires_grad_(True)
+    report = TrainingReport(state.best_step, state.best_f1, state.history, time.monotonic() - started)
+    summary = {"settings": asdict(settings), **asdict(report)}
+    write_atomically(Path(out) / "training.json", json.dumps(summary, indent=2).encode() + b"\n")
+    state.load_best(model)
+    return report
+
+
+class _Batches:
+    """The windows of every step: a fresh shuffle each epoch, batches of like lengths."""
+
+    def __init__(self, windows: Sequence[Window], settings: TrainSettings) -> None:
+        self.windows = windows
+        self.settings = settings
+        self.per_epoch = math.ceil(len(windows) / settings.batch_size)
+        self._epoch: tuple[int, list[list[int]]] = (-1, [])
+
+    def __getitem__(self, step: int) -> list[Window]:
+        epoch, place = divmod(step, self.per_epoch)
+        if self._epoch[0] != epoch:
+            self._epoch = (epoch, self._shuffled(epoch))
+        return [self.windows[i] for i in self._epoch[1][place]]
+
+    def _shuffled(self, epoch: int) -> list[list[int]]:
+        generator = torch.Generator().manual_seed(self.settings.seed * 7_919 + epoch)
+        order = torch.randperm(len(self.windows), generator=generator).tolist()
+        size = self.settings.batch_size
+        batches: list[list[int]] = []
+        for at in range(0, len(order), size * _BUCKET):
+            bucket = sorted(order[at : at + size * _BUCKET], key=lambda i: len(self.windows[i].ids))
+            batches += [bucket[j : j + size] for j in range(0, len(bucket), size)]
+        return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
+
+
+def _optimizer(parameters: dict[str, nn.Parameter], settings: TrainSettings) -> torch.optim.AdamW:
+    groups: dict[bool, list[Tensor]] = {True: [], False: []}
+    for parameter in parameters.values():
+        groups[parameter.dim() > 1].append(parameter)
+    return torch.optim.AdamW(
+        [
+            {"params": groups[True], "weight_decay": settings.weight_decay},
+            {"params": groups[False], "weight_decay": 0.0},
+        ],
+        lr=settings.lr,
+    )
+
+
+def _schedule(step: int, settings: TrainSettings) -> float:
+    """The share of the peak learning rate at a step, counted from 0."""
+    warm = max(1, round(settings.steps * settings.warmup))
+    if step < warm:
+        return (step + 1) / warm
+    return (settings.steps - step) / max(1, settings.steps - warm)

@@ -1,0 +1,195 @@
+"""Sentences to windows of pieces, windows to padded batches, and per-word values back together.
+
+A word is read by the first of its pieces that is more than a bare word-start mark: the piece that carries its label
+in training and whose logits tag it. A sentence longer than the encoder's window is cut into overlapping windows at
+word boundaries; each word is *owned* by one of them, the one that shows most of its surroundings, so nothing is
+dropped and nothing counts twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from pymetaner.errors import SettingError
+from pymetaner.sentence import Sentence
+
+__all__ = ["IGNORE", "Batch", "Window", "WordTokenizer", "make_batch", "pack"]
+
+IGNORE = -100
+_WORD_MARKS = ("▁", "Ġ")
+_CACHED_WORDS = 200_000
+
+
+@dataclass(frozen=True)
+class Window:
+    """A stretch of one sentence that fits the encoder.
+
+    Attributes:
+        sentence: index of the sentence it is cut from.
+        ids: piece ids, special tokens included.
+        words: (first, last + 1) of the words that this window owns.
+        positions: for each owned word, the place of its labelled piece in `ids`.
+    """
+
+    sentence: int
+    ids: tuple[int, ...]
+    words: tuple[int, int]
+    positions: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Windows padded to one length.
+
+    Attributes:
+        windows: the B windows.
+        input_ids: (B, T) int64.
+        attention_mask: (B, T) int64, 1 on pieces, 0 on padding.
+    """
+
+    windows: tuple[Window, ...]
+    input_ids: Tensor
+    attention_mask: Tensor
+
+    def labels(self, tag_ids: Sequence[Sequence[int]]) -> Tensor:
+        """(B, T) int64 label of every labelled piece, IGNORE elsewhere, from the tag ids of each sentence."""
+        labels = torch.full_like(self.input_ids, IGNORE)
+        for row, window in enumerate(self.windows):
+            first, last = window.words
+            labels[row, list(window.positions)] = torch.tensor(
+                tag_ids[window.sentence][first:last], dtype=torch.int64, device=labels.device
+            )
+        return labels
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on another device."""
+        return Batch(self.windows, self.input_ids.to(device), self.attention_mask.to(device))
+
+
+class WordTokenizer:
+    """A Hugging Face tokenizer seen word by word.
+
+    Args:
+        tokenizer: any tokenizer, fast or slow.
+        window: the most pieces of a window, special tokens included.
+        overlap: pieces shared by neighbouring windows of a long sentence.
+
+    Raises:
+        SettingError: if the window leaves no room for words or the overlap fills it.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, window: int, overlap: int) -> None:
+        self.tokenizer = tokenizer
+        self.overlap = overlap
+        with_special = tokenizer("a")["input_ids"]
+        bare = tokenizer("a", add_special_tokens=False)["input_ids"]
+        start = next(
+            (i for i in range(len(with_special) - len(bare) + 1) if with_special[i : i + len(bare)] == bare), 0
+        )
+        self.prefix: tuple[int, ...] = tuple(with_special[:start])
+        self.suffix: tuple[int, ...] = tuple(with_special[start + len(bare) :])
+        self.room = window - len(self.prefix) - len(self.suffix)
+        if self.room < 8 or not 0 <= overlap <= self.room // 2:
+            raise SettingError(
+                f"a window of {window} pieces with an overlap of {overlap}: expected a window of at least "
+                f"{8 + window - self.room} and an overlap of at most half of it"
+            )
+        # Byte-level vocabularies mark a word start by a space of their own, which a lone word lacks.
+        self._space = " " if self._marked(" a") and not self._marked("a") else ""
+        self._pieces: dict[str, tuple[tuple[int, ...], int]] = {}
+
+    def _marked(self, text: str) -> bool:
+        """Whether the first piece of a text starts with a word-start mark."""
+        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return str(self.tokenizer.convert_ids_to_tokens(ids[:1])[0]).startswith(_WORD_MARKS)
+
+    def _learn(self, words: Sequence[str]) -> None:
+        """Tokenise words that were not seen before, all in one call."""
+        unknown = list(dict.fromkeys(word for word in words if word not in self._pieces))
+        if not unknown:
+            return
+        if len(self._pieces) > _CACHED_WORDS:
+            self._pieces = {word: self._pieces[word] for word in words if word in self._pieces}
+        encoded = self.tokenizer([self._space + word for word in unknown], add_special_tokens=False)["input_ids"]
+        # A word that normalisation swallows (a lone zero-width mark) is still a word: an unknown one.
+        nothing = self.tokenizer.unk_token_id
+        if nothing is None:
+            nothing = (self.suffix or self.prefix or (0,))[0]
+        for word, ids in zip(unknown, encoded, strict=True):
+            # Only the first piece of a word is labelled, so what cannot fit the window is context alone.
+            pieces = tuple(ids[: self.room]) or (nothing,)
+            first = 0
+            if len(pieces) > 1 and self.tokenizer.convert_ids_to_tokens([pieces[0]])[0] in _WORD_MARKS:
+                first = 1
+            self._pieces[word] = (pieces, first)
+
+    def windows(self, sentences: Sequence[Sentence]) -> list[Window]:
+        """The windows of some sentences, in order; a sentence without words has none."""
+        self._learn([word for sentence in sentences for word in sentence.words])
+        return [window for i, sentence in enumerate(sentences) for window in self._cut(i, sentence)]
+
+    def _cut(self, index: int, sentence: Sentence) -> Iterator[Window]:
+        words = [self._pieces[word] for word in sentence.words]
+        begin = [0]
+        for pieces, _ in words:
+            begin.append(begin[-1] + len(pieces))
+        stretches = self._stretches(begin)
+        owned_from = 0
+        for number, (first, last) in enumerate(stretches):
+            owned_to = last
+            if number + 1 < len(stretches):
+                # Words in the overlap belong to the window whose edge is farther away: split in the middle.
+                following = stretches[number + 1][0]
+                middle = (begin[following] + begin[last]) / 2
+                owned_to = following
+                while owned_to < last and begin[owned_to] < middle:
+                    owned_to += 1
+            offset = len(self.prefix) - begin[first]
+            ids = [piece for pieces, _ in words[first:last] for piece in pieces]
+            owned = range(owned_from, owned_to)
+            yield Window(
+                sentence=index,
+                ids=(*self.prefix, *ids, *self.suffix),
+                words=(owned_from, owned_to),
+                positions=tuple(begin[w] + words[w][1] + offset for w in owned),
+            )
+            owned_from = owned_to
+
+    def _stretches(self, begin: Sequence[int]) -> list[tuple[int, int]]:
+        """(first, last + 1) of the words that each window shows; `begin` has the first piece of each word."""
+        count = len(begin) - 1
+        stretches: list[tuple[int, int]] = []
+        first = last = 0
+        while last < count:
+            while last < count and begin[last + 1] - begin[first] <= self.room:
+                last += 1
+            stretches.append((first, last))
+            following = last
+            while following - 1 > first and begin[last] - begin[following - 1] <= self.overlap:
+                following -= 1
+            first = following
+            if last < count and begin[last + 1] - begin[first] > self.room:
+                first = last  # the next word is too long to keep any of the overlap
+        return stretches
+
+
+def make_batch(windows: Sequence[Window], pad_id: int) -> Batch:
+    """The windows as one padded batch on the CPU."""
+    length = max(len(window.ids) for window in windows)
+    ids = torch.full((len(windows), length), pad_id, dtype=torch.int64)
+    mask = torch.zeros((len(windows), length), dtype=torch.int64)
+    for row, window in enumerate(windows):
+        ids[row, : len(window.ids)] = torch.tensor(window.ids)
+        mask[row, : len(window.ids)] = 1
+    return Batch(tuple(windows), ids, mask)
+
+
+def pack(windows: Sequence[Window], batch_size: int) -> list[list[Window]]:
+    """The windows sorted by length and cut into batches of at most `batch_size`, so that little is padding."""
+    order = sorted(range(len(windows)), key=lambda i: len(windows[i].ids))
+    return [[windows[i] for i in order[at : at + batch_size]] for at in range(0, len(order), batch_size)]
