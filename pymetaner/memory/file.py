@@ -1,0 +1,286 @@
+"""Opening, making and copying the SQLite file of a memory, and the errors that can happen on the way.
+
+A file that another connection of this process may have open is never opened by other means than SQLite: closing a
+second file descriptor would drop the locks of the first (POSIX), and with them the safety of the file.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sqlite3
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+
+from pymetaner.errors import MemoryFileError, MemoryReadOnlyError, PymetanerError, SaveError
+
+__all__ = ["close_file", "copy_file", "create_file", "create_in_ram", "load_file", "open_file", "translated"]
+
+APPLICATION_ID = 0x4D4E4552
+"""Marks the file as a pymetaner memory ("MNER"); `file` and every SQLite tool show it."""
+
+FORMAT_VERSION = 1
+
+PAGE_SIZE = 8192
+"""Four sentences with 384-dimensional vectors a page; at SQLite's 4096 a long one would waste half a page."""
+
+BUSY_SECONDS = 30.0
+"""How long to wait for another process that is writing."""
+
+SCHEMA = (
+    "CREATE TABLE meta (key TEXT PRIMARY KEY, value NOT NULL) WITHOUT ROWID",
+    "CREATE TABLE sentences (id INTEGER PRIMARY KEY AUTOINCREMENT, words TEXT NOT NULL, tags TEXT NOT NULL, "
+    "source TEXT, spans TEXT, types TEXT NOT NULL, words_digest BLOB NOT NULL, tags_digest BLOB NOT NULL, "
+    "origin TEXT NOT NULL, vector BLOB NOT NULL, UNIQUE (words_digest, tags_digest))",
+)
+
+
+@contextmanager
+def translated(place: str, *, writing: bool = False) -> Iterator[None]:
+    """Turns the errors of SQLite into those of pymetaner."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        text = str(error)
+        if "locked" in text:
+            raise MemoryFileError(
+                f"{place} is in use elsewhere and stayed locked for {BUSY_SECONDS:g} seconds: "
+                "let the other process finish, then try again"
+            ) from error
+        if "readonly" in text:
+            raise MemoryReadOnlyError(
+                f"{place} cannot be written: open it with read_only=True, or copy it where you may write"
+            ) from error
+        if writing and ("full" in text or "I/O" in text):
+            raise SaveError(f"{place} could not be written ({text}); nothing was changed: free some space") from error
+        raise MemoryFileError(f"{place} is damaged or not a memory ({text}): restore it from a copy") from error
+
+
+def create_in_ram(facts: Mapping[str, str | int]) -> sqlite3.Connection:
+    """A new memory in RAM.
+
+    Args:
+        facts: the first content of the table `meta`.
+    """
+    connection = _connect(":memory:")
+    _make(connection, facts)
+    return connection
+
+
+def create_file(path: Path, facts: Mapping[str, str | int]) -> None:
+    """Makes a new memory file, whole or not at all; leaves it alone if another process was faster.
+
+    Raises:
+        MemoryFileError: if its folder is missing, or the write-ahead log of a deleted memory is in the way.
+        SaveError: if it cannot be written.
+    """
+    if not path.parent.is_dir():
+        raise MemoryFileError(f"the folder {path.parent} does not exist: make it first")
+    left = [str(p) for p in _companions(path) if p.exists()]
+    if path.exists():  # asked after the companions: a file that another process just made may have some
+        return
+    if left:
+        raise MemoryFileError(f"{path} is missing, but {' and '.join(left)} is left of it: restore it, or delete these")
+    with _beside(path) as temporary:
+        with translated(str(path), writing=True), closing(_connect(_uri(temporary, "rwc"))) as connection:
+            _make(connection, facts)
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            return
+        except OSError:  # a file system without hard links
+            os.replace(temporary, path)
+        _sync(path.parent)
+
+
+def open_file(path: Path, *, read_only: bool) -> sqlite3.Connection:
+    """A connection to an existing memory file, checked: ours, of this format, whole.
+
+    Args:
+        path: the file.
+        read_only: if true, neither the file nor its folder need be writable.
+
+    Raises:
+        MemoryFileError: if it is missing, damaged, truncated, of another format, or not a memory.
+        MemoryReadOnlyError: if it cannot be opened for writing.
+    """
+    place = str(path)
+    if not path.is_file():
+        raise MemoryFileError(f"{place} is not a file: give the path of a memory's file")
+    if not path.stat().st_size:
+        raise MemoryFileError(f"{place} is empty, a memory never is: restore it from a copy, or delete it")
+    with translated(place):
+        if not read_only:
+            connection = _opened(path, "rw")
+            with _closed_on_error(connection):
+                _write_ahead(connection)
+            return connection
+        try:
+            return _opened(path, "ro")
+        except sqlite3.OperationalError:
+            # In a folder that cannot be written, or a file system without locks. Without a log beside it the file is
+            # complete, and nobody can change it.
+            if any(p.exists() and p.stat().st_size for p in _companions(path)):
+                raise
+            return _opened(path, "ro&immutable=1")
+
+
+def load_file(path: Path) -> sqlite3.Connection:
+    """A copy in RAM of a memory file, which is only read. Raises as `open_file` does."""
+    with translated(str(path)), closing(open_file(path, read_only=True)) as connection:
+        copy = _connect(":memory:")
+        connection.backup(copy)
+    return copy
+
+
+def close_file(connection: sqlite3.Connection) -> None:
+    """Closes a connection; the last writer makes the memory one plain file again."""
+    for statement in ("busy_timeout=0", "wal_checkpoint(TRUNCATE)", "journal_mode=DELETE"):
+        with suppress(sqlite3.Error):  # others have it open: the last one will do it
+            connection.execute(f"PRAGMA {statement}").fetchall()
+    connection.close()
+
+
+def copy_file(connection: sqlite3.Connection, path: Path) -> None:
+    """Writes a consistent copy of a memory in one atomic step; what was at `path` stays until the copy is on disk.
+
+    Raises:
+        SaveError: if the copy cannot be written, or the file that it would replace is in use.
+    """
+    if not path.parent.is_dir():
+        raise SaveError(f"the folder {path.parent} does not exist: make it first")
+    if path.is_dir():
+        raise SaveError(f"{path} is a folder: give the path of a file")
+    _settle(path)
+    try:
+        with _beside(path) as temporary:
+            with translated(str(path), writing=True), closing(_connect(_uri(temporary, "rwc"))) as copy:
+                copy.execute("PRAGMA synchronous=OFF")  # synced once, at the end
+                connection.backup(copy)
+                copy.execute("PRAGMA journal_mode=DELETE").fetchall()
+                if copy.execute("PRAGMA freelist_count").fetchone()[0]:
+                    copy.execute("VACUUM")
+            _sync(temporary)
+            os.replace(temporary, path)
+            _sync(path.parent)
+    except PymetanerError as error:
+        if isinstance(error, SaveError):
+            raise
+        raise SaveError(f"{path} could not be written ({error}); what was there is untouched") from error
+    except OSError as error:
+        raise SaveError(f"{path} could not be written ({error}); what was there is untouched") from error
+
+
+def _connect(database: str) -> sqlite3.Connection:
+    connection = sqlite3.connect(
+        database, uri=True, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False, cached_statements=32
+    )
+    # FULL: a commit is on disk before it returns. secure_delete: removed sentences leave no text behind.
+    for setting in ("synchronous=FULL", "fullfsync=ON", "secure_delete=ON", "trusted_schema=OFF", "cell_size_check=ON"):
+        connection.execute(f"PRAGMA {setting}").fetchall()
+    return connection
+
+
+def _make(connection: sqlite3.Connection, facts: Mapping[str, str | int]) -> None:
+    connection.execute(f"PRAGMA page_size={PAGE_SIZE}")
+    connection.execute("BEGIN")
+    connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
+    connection.execute(f"PRAGMA user_version={FORMAT_VERSION}")
+    for statement in SCHEMA:
+        connection.execute(statement)
+    connection.executemany("INSERT INTO meta VALUES (?, ?)", facts.items())
+    connection.execute("COMMIT")
+
+
+def _opened(path: Path, mode: str) -> sqlite3.Connection:
+    connection = _connect(_uri(path, mode))
+    with _closed_on_error(connection):
+        _check(connection, str(path))
+    return connection
+
+
+@contextmanager
+def _closed_on_error(connection: sqlite3.Connection) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        connection.close()
+        raise
+
+
+def _check(connection: sqlite3.Connection, place: str) -> None:
+    def pragma(name: str) -> object:
+        return connection.execute(f"PRAGMA {name}").fetchone()[0]
+
+    if pragma("application_id") != APPLICATION_ID:
+        raise MemoryFileError(f"{place} is an SQLite database, but not a pymetaner memory: give another file")
+    version = pragma("user_version")
+    if version != FORMAT_VERSION:
+        raise MemoryFileError(
+            f"{place} is a memory of format {version}, this pymetaner reads format {FORMAT_VERSION}: "
+            "upgrade pymetaner, or export the memory with the version that wrote it"
+        )
+    found = {sql for (sql,) in connection.execute("SELECT sql FROM sqlite_master WHERE name NOT LIKE 'sqlite_%'")}
+    problem = pragma("quick_check(1)") if found == set(SCHEMA) else "its tables are not those of a memory"
+    if problem != "ok":
+        raise MemoryFileError(f"{place} is damaged ({problem}): restore it from a copy")
+
+
+def _write_ahead(connection: sqlite3.Connection) -> None:
+    """WAL mode. SQLite does not wait by itself where this meets another connection that leaves it."""
+    deadline = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL").fetchall()
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+
+
+def _settle(path: Path) -> None:
+    """Makes sure that no log is left beside a file to be replaced: SQLite would play it into the new one."""
+    if not any(p.exists() for p in _companions(path)):
+        return
+    with suppress(sqlite3.Error), closing(_connect(_uri(path, "rw"))) as connection:
+        connection.execute("PRAGMA busy_timeout=0")
+        connection.execute("PRAGMA journal_mode=DELETE").fetchall()
+    left = [str(p) for p in _companions(path) if p.exists()]
+    if left:
+        raise SaveError(
+            f"{path} is open elsewhere, or {' and '.join(left)} is left of another file; nothing was written: "
+            "close it there, or delete what is left, or save under another name"
+        )
+
+
+def _companions(path: Path) -> list[Path]:
+    return [path.with_name(path.name + ending) for ending in ("-wal", "-journal")]
+
+
+@contextmanager
+def _beside(path: Path) -> Iterator[Path]:
+    """The name of a new file in the same folder, so that it can take the place of `path`; gone afterwards."""
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        yield temporary
+    finally:
+        for leftover in (temporary, *_companions(temporary)):
+            leftover.unlink(missing_ok=True)
+
+
+def _uri(path: Path, mode: str) -> str:
+    return f"{path.absolute().as_uri()}?mode={mode}"
+
+
+def _sync(path: Path) -> None:
+    """Forces a file or a folder's list of files to disk."""
+    if os.name == "nt" and path.is_dir():
+        return  # Windows has no such call for folders
+    descriptor = os.open(path, os.O_RDWR if path.is_file() else os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,347 @@
+"""The memory: labelled sentences on disk, their vectors in RAM, and the nearest ones for a query."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, NoReturn
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from pymetaner.errors import SettingError
+from pymetaner.memory.changes import add, adopt, rebuild
+from pymetaner.memory.encoder import SentenceEncoder, check_encoder, check_labelled, check_types
+from pymetaner.memory.mirror import Mirror
+from pymetaner.memory.records import key_of
+from pymetaner.memory.search import Hit, ids_of, search
+from pymetaner.memory.store import Store
+from pymetaner.sentence import Sentence
+
+__all__ = ["Memory"]
+
+
+class Memory:
+    """Labelled sentences and their vectors, searchable the moment they are added.
+
+    Searches and changes may come from any number of threads. Changes made by another process, or through another
+    `Memory` of the same file, are seen by the next call. A forked child may go on with it (in RAM: with its own copy).
+
+    Args:
+        encoder: makes the vectors: a `MetaNER`.
+        path: the memory's file, made if it is missing. None keeps everything in RAM.
+        read_only: never write, and ask for neither a writable file nor folder: for a memory in an installed package.
+        rebuild: where another encoder made the file's vectors, embed its sentences again instead of raising.
+        progress: show a bar while rebuilding.
+
+    Raises:
+        MemoryFileError: if the file is missing (read_only), damaged, truncated, locked, or not a memory.
+        MemoryReadOnlyError: if it cannot be written and read_only is false.
+        EncoderMismatchError: if another encoder made its vectors and rebuild is false.
+        LabelMismatchError: if its sentences have entity types that the encoder does not know.
+        SaveError: if it cannot be made.
+
+    Example:
+        >>> with Memory(model) as memory:
+        ...     _ = memory.add(Sentence(("Ada", "slept"), ("B-PER", "O")))
+        ...     hit = memory.search(model.embed([Sentence(("Ada", "slept"))]), k=1)[0][0]
+        >>> hit.sentence.entities[0].text
+        'Ada'
+    """
+
+    def __init__(
+        self,
+        encoder: SentenceEncoder,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        read_only: bool = False,
+        rebuild: bool = False,
+        progress: bool = False,
+    ) -> None:
+        if read_only and (path is None or rebuild):
+            raise SettingError("read_only=True needs the path of a memory and rebuild=False: leave one of them out")
+        place = None if path is None else _absolute(path)
+
+        def open_store() -> Store:
+            if place is None:
+                return Store.new(encoder.fingerprint, encoder.dim)
+            return Store.read_only_at(place) if read_only else Store.at(place, encoder.fingerprint, encoder.dim)
+
+        self._start(encoder, open_store, place, read_only, rebuild, progress)
+
+    @classmethod
+    def load(
+        cls,
+        encoder: SentenceEncoder,
+        path: str | os.PathLike[str],
+        *,
+        rebuild: bool = False,
+        progress: bool = False,
+    ) -> Memory:
+        """A memory in RAM with what a file holds; the file is only read, and changes stay in RAM.
+
+        Args and errors are those of `Memory`; the file must exist.
+        """
+        place = _absolute(path)
+        memory = cls.__new__(cls)
+        memory._start(encoder, lambda: Store.copy_of(place), None, False, rebuild, progress)
+        return memory
+
+    def _start(
+        self,
+        encoder: SentenceEncoder,
+        open_store: Callable[[], Store],
+        path: Path | None,
+        read_only: bool,
+        renew: bool,
+        progress: bool,
+    ) -> None:
+        self._path, self._read_only = path, read_only
+        self._mirror = Mirror(encoder, open_store)
+        try:
+            adopt(self._mirror, always=renew, progress=progress)
+            len(self)  # loads and checks
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def encoder(self) -> SentenceEncoder:
+        """The encoder that makes the vectors."""
+        return self._mirror.encoder
+
+    @property
+    def path(self) -> Path | None:
+        """The memory's file, absolute; None if it is in RAM."""
+        return self._path
+
+    @property
+    def read_only(self) -> bool:
+        """True if it was opened for reading only."""
+        return self._read_only
+
+    @property
+    def types(self) -> frozenset[str]:
+        """The entity types of its sentences."""
+        with self._mirror.current() as store:
+            return self._mirror.types(store)
+
+    @property
+    def ids(self) -> NDArray[np.int64]:
+        """The ids (N,), ascending: a read-only snapshot."""
+        return self.snapshot()[0]
+
+    @property
+    def vectors(self) -> NDArray[np.float32]:
+        """The unit vectors (N, dim), in the order of `ids`: a read-only snapshot, not a copy."""
+        return self.snapshot()[1]
+
+    def snapshot(self) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """`ids` and `vectors` of one moment, whatever other threads and processes do meanwhile."""
+        with self._mirror.current():
+            return self._mirror.bank.ids, self._mirror.bank.vectors
+
+    def check(self, encoder: SentenceEncoder | None = None) -> None:
+        """Checks that its vectors and labels are those of an encoder; an empty memory goes with any.
+
+        Args:
+            encoder: by default the memory's own, which may have been trained since.
+
+        Raises:
+            EncoderMismatchError: if another encoder, or this one with other weights, made the vectors.
+            LabelMismatchError: if its sentences have entity types that the encoder does not know.
+        """
+        encoder = encoder or self.encoder
+        with self._mirror.current() as store:
+            if len(self._mirror.bank):
+                check_encoder(encoder, self._mirror.facts.fingerprint, self._mirror.facts.dim, store.place)
+                check_types(encoder, self._mirror.types(store), store.place)
+
+    def add(self, sentences: Sentence | Iterable[Sentence], *, source: str = "", progress: bool = False) -> list[int]:
+        """The ids of the sentences, in their order; the next search finds them.
+
+        All or nothing: they are on disk when this returns, or nothing has changed. A sentence that is there already,
+        with the same words and tags, stays as it is, and its id is returned.
+
+        Args:
+            sentences: labelled sentences, or one.
+            source: where they come from, kept with them (see `sources`).
+            progress: show a bar while they are embedded.
+
+        Raises:
+            DataError: if one is not labelled, or not a sentence.
+            EmptyDataError: if there is none, or one has no word.
+            TagError: if a tag is not IOB2.
+            LabelMismatchError: if an entity type is not in the encoder's label scheme.
+            EncoderMismatchError: if the encoder has changed since the memory was filled.
+            EncoderError: if the encoder gives vectors that are not finite or not of length 1.
+            MemoryReadOnlyError: if the memory is open for reading only.
+            SaveError: if the disk is full.
+        """
+        batch = [sentences] if isinstance(sentences, Sentence) else list(sentences)
+        check_labelled(batch, self.encoder.types)
+        adopt(self._mirror)
+        return add(self._mirror, batch, source, progress)
+
+    def remove(self, ids: int | Iterable[int]) -> int:
+        """How many sentences were removed; ids that are not there do not count.
+
+        Raises:
+            MemoryReadOnlyError: if the memory is open for reading only.
+            SaveError: if the disk is full.
+        """
+        wanted = [ids] if isinstance(ids, (int, np.integer)) else list(ids)
+        with self._mirror.changing() as store:
+            return store.delete([int(i) for i in wanted if int(i) in self._mirror.bank])
+
+    def clear(self) -> int:
+        """Removes everything, and returns how many sentences there were. Raises as `remove` does."""
+        with self._mirror.changing() as store:
+            return store.delete(None)
+
+    def search(
+        self, vectors: ArrayLike, k: int, *, exclude_self: Sequence[Sentence | int | None] | None = None
+    ) -> list[list[Hit]]:
+        """For each query its k nearest sentences: similarity descending, among equals id ascending.
+
+        There are fewer where the memory has fewer, and none where it is empty.
+
+        Args:
+            vectors: query vectors (Q, dim) of the memory's encoder.
+            k: at least 1.
+            exclude_self: for each query what it is itself, and must not find: a sentence (every entry with its words,
+                whatever their tags), an id, or None.
+
+        Raises:
+            InputError: if the vectors are not (Q, dim), or not finite.
+            EncoderMismatchError: if their length is not that of the memory's.
+            SettingError: if k is less than 1, or `exclude_self` is not one a query.
+        """
+        return search(self._mirror, vectors, k, exclude_self)
+
+    def sources(self) -> dict[str, list[int]]:
+        """The ids that came from each source; e.g. ``memory.remove(memory.sources()["old.conll"])``."""
+        with self._mirror.current() as store:
+            return store.origins()
+
+    def import_file(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        source: str | None = None,
+        regroup: bool = True,
+        progress: bool = False,
+        **options: Any,
+    ) -> list[int]:
+        """The ids of a file's labelled sentences, added to the memory.
+
+        Args:
+            path: a column file or JSONL.
+            source: where they come from; the file's name by default.
+            regroup: make words of runs of one-character Chinese tokens, as for the sentences that a model tags.
+            progress: show bars.
+            options: those of `pymetaner.readers.read`.
+
+        Raises: as `pymetaner.readers.read` and `add` do.
+        """
+        from pymetaner.readers import read
+
+        sentences: Iterable[Sentence] = read(path, progress=progress, **options).sentences
+        if regroup:
+            from pymetaner.words import regroup as words_of
+
+            sentences = map(words_of, sentences)
+        return self.add(sentences, source=Path(path).name if source is None else source, progress=progress)
+
+    def export(self, path: str | os.PathLike[str], *, format: Literal["jsonl", "columns"] = "jsonl") -> int:
+        """How many sentences were written to a file that `import_file` reads, in one atomic step.
+
+        Raises:
+            SaveError: if it cannot be written; what was there stays.
+        """
+        from pymetaner.readers import write
+
+        sentences = [sentence for _, sentence in self]
+        write(path, sentences, format=format)
+        return len(sentences)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes a consistent copy, one file, in one atomic step; the memory itself stays where it is.
+
+        Raises:
+            SaveError: if it cannot be written (a full disk, no folder); what was there stays.
+        """
+        with self._mirror.locked() as store:
+            store.save(_absolute(path))
+
+    def rebuild(self, encoder: SentenceEncoder | None = None, *, progress: bool = False) -> None:
+        """Embeds every sentence again, and goes on with this encoder; all or nothing.
+
+        Searches go on meanwhile, on the old vectors.
+
+        Args:
+            encoder: the new one; by default the memory's own, e.g. after training it.
+            progress: show a bar.
+
+        Raises:
+            LabelMismatchError: if the sentences have entity types that the encoder does not know.
+            EncoderError: if it gives vectors that are not finite or not of length 1.
+            MemoryReadOnlyError: if the memory is open for reading only.
+            SaveError: if the disk is full.
+        """
+        rebuild(self._mirror, encoder or self.encoder, progress)
+
+    def close(self) -> None:
+        """Makes the memory one plain file again and ends its use; without it, that happens at exit."""
+        self._mirror.close()
+
+    def __enter__(self) -> Memory:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __len__(self) -> int:
+        return len(self.snapshot()[0])
+
+    def __iter__(self) -> Iterator[tuple[int, Sentence]]:
+        """(id, sentence) of each, ascending; those added meanwhile are left out, those removed may be."""
+        ids = self.ids.tolist()
+        for first in range(0, len(ids), 256):
+            with self._mirror.current() as store:
+                found = store.fetch(ids[first : first + 256])
+            yield from found.items()
+
+    def __getitem__(self, key: int) -> Sentence:
+        with self._mirror.current() as store:
+            if key in self._mirror.bank:
+                return self._mirror.fetch(store, [key])[key]
+        raise KeyError(f"the memory has no sentence {key}")
+
+    def __contains__(self, item: object) -> bool:
+        """Whether there is this id; or this sentence: these words and tags, or, if not labelled, these words."""
+        if isinstance(item, Sentence):
+            with self._mirror.current() as store:
+                return bool(store.find([key_of(item)]) if item.tags is not None else ids_of(store, item))
+        return isinstance(item, (int, np.integer)) and bool(np.isin(item, self.ids))
+
+    def __repr__(self) -> str:
+        try:
+            count = f"{len(self)} sentences"
+        except Exception as error:
+            count = str(error)
+        return f"Memory({count}, {self.path or 'in RAM'}{', read only' if self.read_only else ''})"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a Memory is an open file, which cannot be pickled or deep-copied: pass memory.path on (or the path of a "
+            "memory.save(path)), and open Memory(encoder, path) there"
+        )
+
+
+def _absolute(path: str | os.PathLike[str]) -> Path:
+    return Path(os.path.abspath(path))

@@ -1,0 +1,137 @@
+"""A memory's vectors in RAM, kept in step with its file, whoever changes that."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from itertools import islice
+
+from pymetaner.errors import MemoryFileError
+from pymetaner.memory.bank import Bank
+from pymetaner.memory.encoder import SentenceEncoder, check_encoder, check_types
+from pymetaner.memory.forks import ForkSafe
+from pymetaner.memory.store import Facts, Store
+from pymetaner.sentence import Sentence
+
+__all__ = ["Mirror"]
+
+CACHED_SENTENCES = 1024
+"""Decoded sentences kept in RAM, a few MB."""
+
+_inherited: list[Store] = []
+"""Connections that a forked child got from its parent: never used, and never closed, for that could touch the file."""
+
+
+class Mirror(ForkSafe):
+    """The bank of a store's vectors, brought up to date before every use.
+
+    Rows are only ever read back from the store, so whatever interrupts a change, file and bank cannot come apart.
+
+    Args:
+        encoder: whose vectors and entity types the store must have; replaced by a rebuild.
+        open_store: opens the store; called again in a forked child.
+
+    Attributes:
+        bank: the vectors; to be read within `current()` or `changing()`.
+        facts: what the store said of itself when it was last read; likewise.
+    """
+
+    def __init__(self, encoder: SentenceEncoder, open_store: Callable[[], Store]) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self._open_store = open_store
+        self._open()
+
+    def _open(self) -> None:
+        self._store: Store | None = self._open_store()
+        self._closing = weakref.finalize(self, self._store.close)  # at exit at the latest
+        self.bank = Bank(0)
+        self.facts = Facts("", 0, -1, 0)
+        self._types: frozenset[str] | None = None
+        self._seen: int | None = None
+        self._cache: dict[int, Sentence] = {}
+
+    @contextmanager
+    def locked(self) -> Iterator[Store]:
+        """The store, for this thread alone, and not looked at yet."""
+        with self._lock:
+            if self._store is None:
+                raise MemoryFileError("this memory is closed: open it again with Memory(encoder, path)")
+            if self.forked:
+                self.forked = False
+                if self._store.path is None:
+                    self._store.adopt()
+                else:
+                    _inherited.append(self._store)
+                    self._open()
+            yield self._store
+
+    @contextmanager
+    def current(self) -> Iterator[Store]:
+        """The store for reading, with the bank in the same state.
+
+        Raises:
+            MemoryFileError: if the memory is closed, or its file is damaged or locked.
+            EncoderMismatchError: if another process rebuilt it with another encoder.
+            LabelMismatchError: if another process added entity types that the encoder does not know.
+        """
+        with self.locked() as store, store.reading():
+            self._sync(store)
+            yield store
+
+    @contextmanager
+    def changing(self) -> Iterator[Store]:
+        """The store for changing, all or nothing; afterwards the bank has the changes. Raises as `current()` does."""
+        with self.locked() as store:
+            with store.writing():
+                self._sync(store)
+                self._seen = None
+                yield store
+            with store.reading():
+                self._sync(store)
+
+    def restart(self, encoder: SentenceEncoder) -> None:
+        """Goes on with the encoder of a store that was rebuilt."""
+        self.encoder = encoder
+        self._seen = None
+
+    def types(self, store: Store) -> frozenset[str]:
+        """The entity types of all sentences."""
+        if self._types is None:
+            self._types = store.types()
+        return self._types
+
+    def fetch(self, store: Store, ids: Iterable[int]) -> dict[int, Sentence]:
+        """The sentences with these ids, as far as there are any."""
+        found: dict[int, Sentence | None] = {key: self._cache.pop(key, None) for key in ids}
+        read = store.fetch(key for key, sentence in found.items() if sentence is None)
+        sentences = {key: sentence or read[key] for key, sentence in found.items() if sentence or key in read}
+        self._cache.update(sentences)  # behind the others: the front is what was asked for longest ago
+        for key in list(islice(self._cache, max(0, len(self._cache) - CACHED_SENTENCES))):
+            del self._cache[key]
+        return sentences
+
+    def close(self) -> None:
+        """Closes the store; a second time does nothing."""
+        with self._lock:
+            self._store = None
+            self._closing()
+
+    def _sync(self, store: Store) -> None:
+        version = store.version()
+        if version == self._seen:
+            return
+        facts = store.facts()
+        if facts.rebuilds != self.facts.rebuilds:
+            check_encoder(self.encoder, facts.fingerprint, facts.dim, store.place)
+            self.bank, self.facts, self._types = Bank(facts.dim), facts, frozenset()
+        elif facts.removals != self.facts.removals:
+            self._types = None
+            self.bank.keep(store.ids())
+        for rows in store.rows(self.bank.last, facts.dim):
+            check_types(self.encoder, rows.types, store.place)
+            self.bank.append(rows.ids, rows.vectors)
+            if self._types is not None:
+                self._types |= rows.types
+        self.facts, self._seen = facts, version

@@ -1,0 +1,109 @@
+"""A labelled sentence as a row of the memory's file, and back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from hashlib import blake2b
+from typing import NamedTuple
+
+from pymetaner.errors import DataError, MemoryFileError, PymetanerError
+from pymetaner.sentence import Sentence, tag_spans
+
+__all__ = ["Key", "Record", "key_of", "pack", "types_of", "unpack", "words_digest"]
+
+Key = tuple[bytes, bytes]
+"""What makes a sentence the same as another: the digests of its words and of its tags."""
+
+
+class Record(NamedTuple):
+    """The text columns of a row.
+
+    Attributes:
+        words: JSON list of the words.
+        tags: JSON list of the IOB2 tags.
+        source: JSON string or list, what the caller gave; None if it is the words.
+        spans: JSON list of the starts and ends in turn; None if `source` is.
+        types: JSON list of the entity types, sorted.
+        words_digest: 16 bytes of BLAKE2b over `words`.
+        tags_digest: 16 bytes of BLAKE2b over `tags`.
+    """
+
+    words: str
+    tags: str
+    source: str | None
+    spans: str | None
+    types: str
+    words_digest: bytes
+    tags_digest: bytes
+
+    @property
+    def key(self) -> Key:
+        return self.words_digest, self.tags_digest
+
+
+def pack(sentence: Sentence) -> Record:
+    """The row of a labelled sentence.
+
+    Raises:
+        DataError: if a word holds a lone surrogate, which no file can.
+    """
+    words, tags = _dump(sentence.words), _dump(sentence.tags or ())
+    source = spans = None
+    if sentence.source != sentence.words:
+        source = _dump(sentence.source)
+        spans = _dump([edge for span in sentence.spans for edge in span])
+        _bytes(source)
+    return Record(words, tags, source, spans, _dump(sorted(types_of(sentence))), _digest(words), _digest(tags))
+
+
+def unpack(record: Record) -> Sentence:
+    """The sentence of a row.
+
+    Raises:
+        MemoryFileError: if the row is not what `pack` wrote.
+    """
+    try:
+        if record.key != (_digest(record.words), _digest(record.tags)):
+            raise ValueError("its text does not agree with its digest")
+        words, tags = tuple(json.loads(record.words)), tuple(json.loads(record.tags))
+        if record.source is None or record.spans is None:
+            return Sentence(words, tags)
+        source, edges = json.loads(record.source), json.loads(record.spans)
+        spans = tuple(zip(edges[::2], edges[1::2], strict=True))
+        return Sentence(words, tags, source if isinstance(source, str) else tuple(source), spans)
+    except (ValueError, TypeError, PymetanerError) as error:
+        raise MemoryFileError(f"a sentence of the memory is damaged ({error}): restore the file from a copy") from error
+
+
+def types_of(sentence: Sentence) -> set[str]:
+    """The entity types that a sentence is labelled with."""
+    return {label for _, _, label in tag_spans(sentence.tags or ())}
+
+
+def key_of(sentence: Sentence) -> Key:
+    """The key of a labelled sentence."""
+    return words_digest(sentence), _digest(_dump(sentence.tags or ()))
+
+
+def words_digest(sentence: Sentence) -> bytes:
+    """The digest of a sentence's words, whatever its tags."""
+    return _digest(_dump(sentence.words))
+
+
+def _dump(value: Sequence[object]) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def _digest(text: str) -> bytes:
+    return blake2b(_bytes(text), digest_size=16).digest()
+
+
+def _bytes(text: str) -> bytes:
+    try:
+        return text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"{text[error.start : error.end]!r} in {text[:60]!r}... is half of a character (a lone surrogate): "
+            "decode the data with its right encoding"
+        ) from error

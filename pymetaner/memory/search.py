@@ -1,0 +1,74 @@
+"""The nearest sentences of a memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from pymetaner.errors import EncoderMismatchError, InputError, SettingError
+from pymetaner.memory.mirror import Mirror
+from pymetaner.memory.records import words_digest
+from pymetaner.memory.store import Store
+from pymetaner.ops import cosine_topk
+from pymetaner.sentence import Sentence
+
+__all__ = ["Hit", "ids_of", "search"]
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A sentence that a search found.
+
+    Attributes:
+        id: its id in the memory.
+        sentence: the labelled sentence.
+        similarity: the cosine of its vector and the query's, -1 to 1.
+    """
+
+    id: int
+    sentence: Sentence
+    similarity: float
+
+
+def search(
+    mirror: Mirror, vectors: ArrayLike, k: int, exclude_self: Sequence[Sentence | int | None] | None
+) -> list[list[Hit]]:
+    """`Memory.search`: locked only while the bank is brought up to date and the sentences are fetched."""
+    if k < 1:
+        raise SettingError(f"k is {k}: expected a whole number of sentences, at least 1")
+    queries = np.ascontiguousarray(vectors, dtype=np.float32)
+    if queries.ndim != 2:
+        raise InputError(f"queries have the shape {queries.shape}: expected (queries, dimensions)")
+    itself: Sequence[Sentence | int | None] = [None] * len(queries) if exclude_self is None else exclude_self
+    if len(itself) != len(queries):
+        raise SettingError(f"{len(itself)} items to exclude for {len(queries)} queries: give one a query")
+    while True:
+        with mirror.current() as store:
+            ids, bank = mirror.bank.ids, mirror.bank.vectors
+            excluded = [ids_of(store, item) for item in itself]
+        if queries.shape[1] != bank.shape[1]:
+            raise EncoderMismatchError(
+                f"queries of {queries.shape[1]} dimensions for a memory of {bank.shape[1]}: embed them with its encoder"
+            )
+        if not len(ids) or not len(queries):
+            return [[] for _ in queries]
+        scores, rows = cosine_topk(queries, bank, min(k + max(map(len, excluded)), len(ids)))
+        best = [
+            [(key, score) for key, score in zip(keys, row, strict=True) if key not in out][:k]
+            for keys, row, out in zip(ids[rows].tolist(), scores.tolist(), excluded, strict=True)
+        ]
+        wanted = {key for row in best for key, _ in row}
+        with mirror.current() as store:
+            found = mirror.fetch(store, wanted)
+        if found.keys() == wanted:  # else one was removed meanwhile: look again
+            return [[Hit(key, found[key], score) for key, score in row] for row in best]
+
+
+def ids_of(store: Store, item: Sentence | int | None) -> set[int]:
+    """The ids that an item to exclude stands for; for a sentence all with its words."""
+    if item is None:
+        return set()
+    return set(store.find_words(words_digest(item))) if isinstance(item, Sentence) else {int(item)}

@@ -1,0 +1,238 @@
+"""The rows of a memory: what is asked of its SQLite database, each within one transaction."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pymetaner.errors import MemoryFileError, MemoryReadOnlyError
+from pymetaner.memory.encoder import are_unit
+from pymetaner.memory.file import close_file, copy_file, create_file, create_in_ram, load_file, open_file, translated
+from pymetaner.memory.records import Key, Record, unpack
+from pymetaner.sentence import Sentence
+
+__all__ = ["Facts", "Rows", "Store"]
+
+CHUNK = 2048
+"""Rows read at once."""
+
+
+class Facts(NamedTuple):
+    """What the file says of itself.
+
+    Attributes:
+        fingerprint: of the encoder that made the vectors.
+        dim: the length of a vector.
+        rebuilds: how often all vectors were made anew.
+        removals: how often sentences were removed.
+    """
+
+    fingerprint: str
+    dim: int
+    rebuilds: int = 0
+    removals: int = 0
+
+
+class Rows(NamedTuple):
+    """Some sentences' ids (n,), vectors (n, dim) and, together, their entity types."""
+
+    ids: NDArray[np.int64]
+    vectors: NDArray[np.float32]
+    types: frozenset[str]
+
+
+class Store:
+    """A memory's database. Not for two threads at once.
+
+    Every other method is to be called inside `reading()` or `writing()`, which see one state of the file throughout
+    and turn SQLite's errors into those of pymetaner.
+
+    Args:
+        connection: the database.
+        path: its file, None if it is in RAM.
+        read_only: refuse to write.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, path: Path | None, *, read_only: bool = False) -> None:
+        self._connection = connection
+        self.path = path
+        self.read_only = read_only
+        self.place = "the memory in RAM" if path is None else f"the memory {path}"
+        self._pid = os.getpid()
+
+    @classmethod
+    def new(cls, fingerprint: str, dim: int) -> Store:
+        """An empty one in RAM for the vectors of an encoder."""
+        return cls(create_in_ram(Facts(fingerprint, dim)._asdict()), None)
+
+    @classmethod
+    def at(cls, path: Path, fingerprint: str, dim: int) -> Store:
+        """The one in a file, for reading and writing; made if it is missing.
+
+        Raises:
+            MemoryFileError: if the file is damaged, or not a memory, or its folder is missing.
+            MemoryReadOnlyError: if it cannot be opened for writing.
+            SaveError: if it cannot be made.
+        """
+        create_file(path, Facts(fingerprint, dim)._asdict())
+        return cls(open_file(path, read_only=False), path)
+
+    @classmethod
+    def read_only_at(cls, path: Path) -> Store:
+        """The one in a file, for reading only."""
+        return cls(open_file(path, read_only=True), path, read_only=True)
+
+    @classmethod
+    def copy_of(cls, path: Path) -> Store:
+        """A copy in RAM of the one in a file."""
+        return cls(load_file(path), None)
+
+    def check_writable(self) -> None:
+        """Raises MemoryReadOnlyError if it is for reading only."""
+        if self.read_only:
+            raise MemoryReadOnlyError(
+                f"{self.place} is open for reading only: make a copy with memory.save(path), "
+                "then change that one, Memory(encoder, path)"
+            )
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """One consistent view of the file; inside `writing()` that of the change."""
+        if self._connection.in_transaction:
+            yield
+            return
+        with translated(self.place):
+            self._connection.execute("BEGIN")
+            try:
+                yield
+            finally:
+                self._connection.execute("COMMIT")
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """All or nothing: an error inside takes back every change; at the end the changes are on disk."""
+        self.check_writable()
+        with translated(self.place, writing=True):
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._connection.execute("COMMIT")
+            except BaseException:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                raise
+
+    def version(self) -> int:
+        """A number that changes when, and only when, another connection has changed the file."""
+        return int(self._connection.execute("PRAGMA data_version").fetchone()[0])
+
+    def facts(self) -> Facts:
+        found = dict(self._connection.execute("SELECT key, value FROM meta"))
+        try:
+            return Facts(str(found["fingerprint"]), *(int(found[name]) for name in Facts._fields[1:]))
+        except (KeyError, ValueError) as error:
+            raise MemoryFileError(f"{self.place} is damaged (meta: {error}): restore it from a copy") from error
+
+    def rows(self, after: int, dim: int) -> Iterator[Rows]:
+        """The sentences with an id larger than `after`, in chunks, ascending."""
+        query = "SELECT id, vector, types FROM sentences WHERE id > ? ORDER BY id"
+        cursor = self._connection.execute(query, (after,))
+        while chunk := cursor.fetchmany(CHUNK):
+            ids, blobs, types = zip(*chunk, strict=True)
+            if any(len(blob) != 4 * dim for blob in blobs):
+                raise MemoryFileError(f"{self.place} is damaged (a vector's length): restore it from a copy")
+            vectors = np.frombuffer(b"".join(blobs), "<f4").reshape(-1, dim)
+            if not are_unit(vectors).all():
+                raise MemoryFileError(f"{self.place} is damaged (a vector's content): restore it from a copy")
+            yield Rows(np.array(ids, np.int64), vectors, _all_types(types))
+
+    def ids(self) -> NDArray[np.int64]:
+        """Every id, in no particular order."""
+        return np.fromiter((row[0] for row in self._connection.execute("SELECT id FROM sentences")), np.int64)
+
+    def is_empty(self) -> bool:
+        return not self._connection.execute("SELECT EXISTS (SELECT 1 FROM sentences)").fetchone()[0]
+
+    def types(self) -> frozenset[str]:
+        """The entity types of all sentences; reads the whole table."""
+        return _all_types(row[0] for row in self._connection.execute("SELECT DISTINCT types FROM sentences"))
+
+    def origins(self) -> dict[str, list[int]]:
+        """The ids of each origin; reads the whole table."""
+        found: dict[str, list[int]] = {}
+        for key, origin in self._connection.execute("SELECT id, origin FROM sentences ORDER BY id"):
+            found.setdefault(origin, []).append(key)
+        return found
+
+    def find(self, keys: Iterable[Key]) -> dict[Key, int]:
+        """The ids of the sentences with these keys, as far as there are any."""
+        query = "SELECT id FROM sentences WHERE words_digest = ? AND tags_digest = ?"
+        found = ((key, self._connection.execute(query, key).fetchone()) for key in keys)
+        return {key: row[0] for key, row in found if row}
+
+    def find_words(self, digest: bytes) -> list[int]:
+        """The ids of the sentences with these words, whatever their tags."""
+        query = "SELECT id FROM sentences WHERE words_digest = ?"
+        return [row[0] for row in self._connection.execute(query, (digest,))]
+
+    def fetch(self, ids: Iterable[int]) -> dict[int, Sentence]:
+        """The sentences with these ids, as far as there are any."""
+        query = f"SELECT {', '.join(Record._fields)} FROM sentences WHERE id = ?"
+        found = ((key, self._connection.execute(query, (key,)).fetchone()) for key in ids)
+        return {key: unpack(Record(*row)) for key, row in found if row}
+
+    def insert(self, record: Record, origin: str, vector: NDArray[np.float32]) -> int:
+        """Adds a sentence and returns its id, larger than any before, even a removed one's."""
+        columns = (*Record._fields, "origin", "vector")
+        query = f"INSERT INTO sentences ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"
+        key = self._connection.execute(query, (*record, origin, _blob(vector))).lastrowid
+        assert key is not None
+        return key
+
+    def delete(self, ids: Iterable[int] | None) -> int:
+        """Removes the sentences with these ids, or all; returns how many there were."""
+        if ids is None:
+            count = self._connection.execute("DELETE FROM sentences").rowcount
+        else:
+            count = self._connection.executemany("DELETE FROM sentences WHERE id = ?", ((i,) for i in ids)).rowcount
+        if count:
+            self._connection.execute("UPDATE meta SET value = value + 1 WHERE key = 'removals'")
+        return max(count, 0)
+
+    def replace_vectors(self, vectors: Mapping[int, NDArray[np.float32]], fingerprint: str, dim: int) -> None:
+        """Gives the sentences the vectors of another encoder."""
+        rows = ((_blob(vector), key) for key, vector in vectors.items())
+        self._connection.executemany("UPDATE sentences SET vector = ? WHERE id = ?", rows)
+        facts = self.facts()._replace(fingerprint=fingerprint, dim=dim)
+        facts = facts._replace(rebuilds=facts.rebuilds + 1)
+        self._connection.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", facts._asdict().items())
+
+    def save(self, path: Path) -> None:
+        """Writes a consistent copy in one atomic step; outside of any transaction."""
+        if self.path is None or not path.exists() or not path.samefile(self.path):
+            copy_file(self._connection, path)
+
+    def close(self) -> None:
+        """Ends the connection; a forked child leaves its parent's alone."""
+        if os.getpid() == self._pid:
+            close_file(self._connection)
+
+    def adopt(self) -> None:
+        """Makes a database in RAM, copied by a fork, the child's own."""
+        self._pid = os.getpid()
+
+
+def _all_types(texts: Iterable[str]) -> frozenset[str]:
+    return frozenset(name for text in set(texts) for name in json.loads(text))
+
+
+def _blob(vector: NDArray[np.float32]) -> bytes:
+    return vector.astype("<f4", copy=False).tobytes()
