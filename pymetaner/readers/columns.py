@@ -4,78 +4,99 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 from pymetaner.errors import DataError, EmptyDataError
-from pymetaner.readers.corpus import Corpus, convert_tags
+from pymetaner.readers.corpus import Corpus, convert_tags, tokens_and_tags
 from pymetaner.sentence import Sentence
 from pymetaner.tagging import Notation
 
-__all__ = ["read_columns"]
+__all__ = ["find_delimiter", "read_columns", "sentence_to_columns"]
 
 # Only these two separate columns: a token may hold any other space (NBSP in "10 000", the ideographic space).
 _BLANKS = re.compile(r"[ \t]+")
+_DOCSTART = "-DOCSTART-"
 
 
 def read_columns(
-    path: Path,
+    path: str,
     lines: Iterable[str],
     *,
-    delimiter: str | None = None,
+    delimiter: str,
     word_column: int = 0,
     tag_column: int = -1,
     notation: Notation | None = None,
 ) -> Corpus:
-    """The labelled sentences of a column file; see `pymetaner.readers.read` for the arguments."""
-    lines = list(lines)
-    if delimiter is None:
-        delimiter = _find_delimiter(lines)
+    """The labelled sentences of the lines of a column file; see `pymetaner.readers.read`."""
     sentences: list[tuple[str, ...]] = []
-    tag_rows: list[Sequence[str]] = []
+    tag_rows: list[tuple[str, ...]] = []
     first_seen: dict[str, str] = {}
     words: list[str] = []
     tags: list[str] = []
     width = 0
-    for number, line in enumerate((*lines, ""), 1):
+
+    def end_sentence() -> None:
+        if words:
+            sentences.append(tuple(words))
+            tag_rows.append(tuple(tags))
+            words.clear()
+            tags.clear()
+
+    for number, line in enumerate(lines, 1):
         fields = _BLANKS.split(line.strip(" \t")) if delimiter == " " else line.split(delimiter)
-        outside = fields[0] == "-DOCSTART-" or not line.strip()
-        if outside or _is_comment(line, delimiter, len(fields), width):
-            if outside and words:
-                sentences.append(tuple(words))
-                tag_rows.append(tuple(tags))
-                words, tags = [], []
+        if fields[0] == _DOCSTART or not line.strip():
+            end_sentence()
+            continue
+        if _is_comment(line, delimiter, len(fields), width):
             continue
         if not width:
             width = len(fields)
             _check_columns(f"{path}:{number}", line, width, word_column, tag_column)
         if len(fields) != width:
+            separator = {" ": "spaces or tabs", "\t": "a tab"}.get(delimiter, repr(delimiter))
+            missing = "the tag is missing, " if len(fields) == 1 else ""
             raise DataError(
-                f"{path}:{number}: {len(fields)} columns where the lines before have {width} ({line[:80]!r}): every "
-                f"line needs its word and its tag; columns are separated by {_name(delimiter)}, or give `delimiter`"
+                f"{path}:{number}: {missing}{len(fields)} of {width} columns found ({line[:80]!r}): every line needs as "
+                f"many as the first, separated by {separator}; mend the line, or give `delimiter`"
             )
         word, tag = fields[word_column], fields[tag_column].strip()
         if not word:
-            raise DataError(f"{path}:{number}: the word is empty ({line[:80]!r}): remove the line or fill the word in")
-        first_seen.setdefault(tag, f"{path}:{number}")
+            raise DataError(f"{path}:{number}: the word is empty ({line[:80]!r}): fill it in or remove the line")
+        if tag not in first_seen:
+            first_seen[tag] = f"{path}:{number}"
         words.append(word)
         tags.append(tag)
+    end_sentence()
     if not sentences:
-        raise EmptyDataError(f"{path}: no sentence in it: expected lines of a word and its tag")
-    converted, found, repairs = convert_tags(tag_rows, first_seen, notation, str(path))
-    return Corpus([Sentence(w, t) for w, t in zip(sentences, converted, strict=True)], found, repairs, str(path))
+        raise EmptyDataError(f"{path}: there is no sentence in it: expected lines of a word and its tag")
+    converted, found, repairs = convert_tags(tag_rows, first_seen, notation, path)
+    return Corpus([Sentence(w, t) for w, t in zip(sentences, converted, strict=True)], found, repairs, path)
 
 
-def _find_delimiter(lines: Sequence[str]) -> str:
+def find_delimiter(lines: Sequence[str]) -> str:
     """A tab if most lines that hold a word have one, else a space, which stands for a run of spaces and tabs."""
     held = [line for line in lines if line.strip()]
-    held = [line for line in held if not line.startswith(("#", "-DOCSTART-"))] or held
+    held = [line for line in held if not line.startswith(("#", _DOCSTART))] or held
     return "\t" if 2 * sum("\t" in line for line in held) > len(held) else " "
 
 
+def sentence_to_columns(sentence: Sentence, place: str) -> str:
+    """The lines of a labelled sentence: a word, a tab, its tag."""
+    lines = []
+    for word, tag in zip(*tokens_and_tags(sentence), strict=True):
+        if not word or word == _DOCSTART or re.search(r"[\t\r\n]", word + tag) or tag != tag.strip():
+            raise DataError(
+                f"{place}: the word {word!r} with the tag {tag!r} cannot stand in a column file (it is empty, a mark "
+                "of the format, or holds a tab or a line break): write format='jsonl'"
+            )
+        lines.append(f"{word}\t{tag}\n")
+    return "".join(lines) + "\n"
+
+
 def _is_comment(line: str, delimiter: str, columns: int, width: int) -> bool:
-    """Whether this is a CoNLL-U comment; between blanks `# O` is the word "#", so only files of another delimiter
-    have comments."""
-    return delimiter != " " and line.startswith("#") and (columns == 1 or (line.startswith("# ") and columns != width))
+    """Whether this is a CoNLL-U comment. Between spaces `# O` is the word "#", so such files have no comments."""
+    if delimiter == " " or not line.startswith("#"):
+        return False
+    return columns == 1 or (line.startswith("# ") and width not in (0, columns))
 
 
 def _check_columns(place: str, line: str, width: int, word_column: int, tag_column: int) -> None:
@@ -88,8 +109,6 @@ def _check_columns(place: str, line: str, width: int, word_column: int, tag_colu
         if not -width <= column < width:
             raise DataError(f"{place}: {width} columns, but {name}={column}: give a column from 0 to {width - 1}")
     if word_column % width == tag_column % width:
-        raise DataError(f"{place}: word_column={word_column} and tag_column={tag_column} are the same column")
-
-
-def _name(delimiter: str) -> str:
-    return {" ": "spaces or tabs", "\t": "a tab"}.get(delimiter, repr(delimiter))
+        raise DataError(
+            f"{place}: word_column={word_column} and tag_column={tag_column} are the same of {width} columns"
+        )

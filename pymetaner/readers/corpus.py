@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from pymetaner.errors import DataError, TagError
+from pymetaner.errors import DataError, EmptyDataError, InputError, TagError
 from pymetaner.sentence import Sentence
-from pymetaner.tagging import Notation, detect_notation, split_tags, to_iob2
+from pymetaner.tagging import Notation, detect_notation, split_tags, tags_from_spans, to_iob2
 
-__all__ = ["Corpus", "convert_tags"]
+__all__ = ["Corpus", "check_tokens", "convert_tags", "tokens_and_tags"]
 
 
 @dataclass(frozen=True)
@@ -83,3 +84,28 @@ def convert_tags(
     if repairs:
         warnings.warn(f"{source}: {repairs:,} tags break the rules of {found} and were repaired", stacklevel=4)
     return [tags for tags, _ in converted], found, repairs
+
+
+def tokens_and_tags(sentence: Sentence) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The tokens that a labelled sentence came from, one tag each; the words of a raw text."""
+    if isinstance(sentence.source, str):
+        return sentence.words, sentence.tags or ()
+    spans = [(entity.start, entity.end, entity.label) for entity in sentence.entities]
+    return sentence.source, tags_from_spans(spans, len(sentence.source))
+
+
+def check_tokens(tokens: Iterable[Any]) -> tuple[str, ...]:
+    """The tokens as they are, if every one is a string that holds something and can be written."""
+    words = tuple(tokens)
+    if not words:
+        raise EmptyDataError("there is no token: remove the sentence")
+    for i, word in enumerate(words):
+        if not isinstance(word, str) or not word:
+            raise DataError(f"token {i} is {word!r}: every token must be a string that is not empty")
+    try:
+        "".join(words).encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"a token holds a lone surrogate ({error}), which is no text: decode the bytes again"
+        ) from None
+    return words
