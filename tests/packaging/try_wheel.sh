@@ -7,6 +7,7 @@ place=$(mktemp -d)
 trap 'rm -rf "$place"' EXIT
 "${PYTHON:-python3}" -m venv "$place/env"
 cd "$place"
+(
 export PATH="$place/env/bin"
 pip --disable-pip-version-check install --quiet --prefer-binary "${TORCH:-torch}" "$wheel"
 pymetaner info
@@ -19,4 +20,5 @@ result = pymetaner.adapt(pymetaner.default_model(), "Marie Curie nació en Varso
 assert {(e.text, e.label) for e in result.entities} == {("Marie Curie", "PER"), ("Varsovia", "LOC")}, result
 assert len(result.supports) == 2, result
 '
+)
 echo "the wheel works without a compiler"
