@@ -55,8 +55,8 @@ def read_columns(
             separator = {" ": "spaces or tabs", "\t": "a tab"}.get(delimiter, repr(delimiter))
             missing = "the tag is missing, " if len(fields) == 1 else ""
             raise DataError(
-                f"{path}:{number}: {missing}{len(fields)} of {width} columns found ({line[:80]!r}): every line needs as "
-                f"many as the first, separated by {separator}; mend the line, or give `delimiter`"
+                f"{path}:{number}: {missing}{len(fields)} of {width} columns found ({line[:80]!r}): every line needs "
+                f"as many as the first, separated by {separator}; mend the line, or give `delimiter`"
             )
         word, tag = fields[word_column], fields[tag_column].strip()
         if not word:
