@@ -28,20 +28,22 @@ def mask_entities(input_ids: Tensor, labels: Tensor, outside: int, mask_id: int,
     return torch.where(entity & drawn, mask_id, input_ids)
 
 
-def batch_loss(logits: Tensor, labels: Tensor, lambda_max: float) -> Tensor:
-    """Mean cross-entropy of the batch's tags + `lambda_max` * mean over sentences of the largest one.
+def batch_loss(logits: Tensor, labels: Tensor, lambda_max: float, *, words: int, sentences: int) -> Tensor:
+    """A part of a batch's loss: mean cross-entropy of its words + `lambda_max` * mean of its sentences' largest one.
 
     Equations 9 and 10 of Wu et al. 2020. Unlike the mean of `masked_token_loss` over the rows, every word weighs the
-    same here, however long its sentence.
+    same here, however long its sentence. The parts of a batch add up to its loss, so a batch need not fit in memory.
 
     Args:
-        logits: (B, T, C).
+        logits: (B, T, C) of the part.
         labels: (B, T) int64, IGNORE where nothing counts.
         lambda_max: weight of the max term, 0 or more.
+        words: labelled words in the whole batch.
+        sentences: rows in the whole batch.
     """
     counted = (labels != IGNORE).sum(1).to(logits.dtype)
-    rows = masked_token_loss(logits, labels, 0.0)
-    loss = (rows * counted).sum() / counted.sum().clamp_min(1)
+    means = masked_token_loss(logits, labels, 0.0)
+    loss = (means * counted).sum() / words
     if lambda_max:
-        loss = loss + lambda_max * (masked_token_loss(logits, labels, 1.0) - rows).mean()
+        loss = loss + lambda_max * (masked_token_loss(logits, labels, 1.0) - means).sum() / sentences
     return loss

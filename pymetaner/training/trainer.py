@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from os import PathLike
 from pathlib import Path
 
@@ -22,10 +22,11 @@ from pymetaner.progress import bar
 from pymetaner.sentence import Sentence
 from pymetaner.training.objective import batch_loss, mask_entities
 from pymetaner.training.state import TrainingState
-from pymetaner.windows import Window, make_batch
+from pymetaner.windows import Batch, Window, make_batch
 
 __all__ = ["TrainSettings", "TrainingReport", "train"]
 
+_PART = 8192  # pieces, padding included, that pass forward and backward together: bounds the activations in memory
 _BUCKET = 50  # batches sorted by length together: padding falls, the order stays random
 
 
@@ -152,14 +153,16 @@ def train(
             network.train()
             # The randomness of a step depends on the seed and the step alone, so a resumed run draws the same.
             torch.manual_seed(settings.seed * 1_000_003 + step)
-            batch = make_batch(batches[step], model.pad_id).to(model.device)
-            labels = batch.labels(tag_ids)
-            if settings.mask_probability:
-                ids = mask_entities(batch.input_ids, labels, outside, mask_id, settings.mask_probability)
-                batch = replace(batch, input_ids=ids)
-            loss = batch_loss(model(batch.input_ids, batch.attention_mask), labels, settings.lambda_max)
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss = 0.0
+            for batch, labels, total in _parts(model, batches[step], tag_ids):
+                ids = batch.input_ids
+                if settings.mask_probability:
+                    ids = mask_entities(ids, labels, outside, mask_id, settings.mask_probability)
+                logits = model(ids, batch.attention_mask)
+                part = batch_loss(logits, labels, settings.lambda_max, words=total, sentences=len(batches[step]))
+                part.backward()  # type: ignore[no-untyped-call]
+                loss += part.item()
             nn.utils.clip_grad_norm_(parameters.values(), settings.clip)
             for group in optimizer.param_groups:
                 group["lr"] = settings.lr * _schedule(step, settings)
@@ -175,7 +178,7 @@ def train(
             rate = (step - started_at) * settings.batch_size / (time.monotonic() - started)
             best = "" if state.best_f1 is None else f", dev F1 {state.best_f1:.2f}"
             progress_bar.update(
-                task, completed=step, description=f"loss {loss.item():.3f}{best}, {rate:.0f} sentences/s"
+                task, completed=step, description=f"loss {loss:.3f}{best}, {rate:.0f} sentences/s"
             )
     network.requires_grad_(True)
     report = TrainingReport(state.best_step, state.best_f1, state.history, time.monotonic() - started)
@@ -183,6 +186,18 @@ def train(
     write_atomically(Path(out) / "training.json", json.dumps(summary, indent=2).encode() + b"\n")
     state.load_best(model)
     return report
+
+
+def _parts(
+    model: MetaNER, windows: Sequence[Window], tag_ids: Sequence[Sequence[int]]
+) -> Iterator[tuple[Batch, Tensor, int]]:
+    """The windows in padded batches of bounded size, each with its labels and the labelled words of all together."""
+    total = sum(len(window.positions) for window in windows)
+    longest = max(len(window.ids) for window in windows)
+    size = max(1, _PART // longest)
+    for at in range(0, len(windows), size):
+        batch = make_batch(windows[at : at + size], model.pad_id).to(model.device)
+        yield batch, batch.labels(tag_ids), total
 
 
 class _Batches:
