@@ -13,7 +13,8 @@ function(pymetaner_target target)
     ${target} PRIVATE -Wall -Wextra -Wpedantic -Wshadow -ffp-contract=off $<$<CONFIG:Release>:-O3>
                       $<$<BOOL:${PYMETANER_WERROR}>:-Werror>)
   if(PYMETANER_SANITIZE)
-    target_compile_options(${target} PRIVATE -fsanitize=${PYMETANER_SANITIZE} -fno-omit-frame-pointer)
+    target_compile_options(${target} PRIVATE -fsanitize=${PYMETANER_SANITIZE} -fno-sanitize-recover=all
+                                             -fno-omit-frame-pointer)
     target_link_options(${target} PUBLIC -fsanitize=${PYMETANER_SANITIZE})
   endif()
 endfunction()

@@ -13,7 +13,7 @@ namespace {
 Rows rows_of(const py::array& array, const char* name) {
     check_array<float>(array, name, 2);
     constexpr auto size = static_cast<py::ssize_t>(sizeof(float));
-    const bool contiguous = array.shape(1) <= 1 || array.strides(1) == size;
+    const bool contiguous = array.size() == 0 || array.shape(1) == 1 || array.strides(1) == size;
     if (!contiguous || array.strides(0) % size != 0) {
         throw py::value_error(std::string(name) + " has rows that are not contiguous: pass numpy.ascontiguousarray");
     }

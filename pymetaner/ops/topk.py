@@ -83,10 +83,10 @@ def cosine_topk_reference(
 
 
 def _search(q: Tensor, q_norm: Tensor, exclude: Tensor, b: Tensor, b_norm: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    row, index = _candidates(q / q_norm[:, None], exclude, b / b_norm[:, None], k)
+    row, index = _candidates(_divided(q, q_norm[:, None]), exclude, _divided(b, b_norm[:, None]), k)
     chunk = max(1, _CHUNK // q.shape[1])
     pairs = zip(torch.split(row, chunk), torch.split(index, chunk), strict=True)
-    score = torch.cat([_dots(q[i], b[j]) for i, j in pairs]) / (q_norm[row] * b_norm[index])
+    score = _divided(torch.cat([_dots(q[i], b[j]) for i, j in pairs]), q_norm[row] * b_norm[index])
     # Candidates come in the order (row, index), and stable sorts keep it among equals.
     order = score.detach().argsort(descending=True, stable=True)
     order = order[row[order].argsort(stable=True)]
@@ -128,14 +128,19 @@ def _dots(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _norms(rows: Tensor, name: str) -> Tensor:
-    """Norms, 1 for a row of zeros, whose scores are then 0. A norm is finite exactly if its whole row is."""
+    """The norm of each row of widened floats: finite exactly if the whole row is, 0 exactly for a row of zeros."""
     chunk = max(1, _CHUNK // max(1, rows.shape[1]))
     squares = torch.cat([_dots(part, part) for part in torch.split(rows, chunk)])
     finite = squares.detach().isfinite()
     if not finite.all():
         position = int((~finite).nonzero()[0])
         raise InputError(f"{name} row {position} holds NaN or an infinity: give finite vectors")
-    return torch.where(squares > 0, squares, 1.0).sqrt()
+    return torch.where(squares > 0, squares, 1.0).sqrt() * (squares > 0)  # a square root has no gradient at 0
+
+
+def _divided(x: Tensor, norm: Tensor) -> Tensor:
+    """x / norm, and 0 with gradient 0 where the norm is 0."""
+    return torch.where(norm > 0, x / torch.where(norm > 0, norm, 1.0), 0.0)
 
 
 def _check(queries: object, bank: object, k: object, exclude: object) -> None:
@@ -240,13 +245,12 @@ def _backward(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor | None, 
         return torch.zeros_like(queries), torch.zeros_like(bank), None, None
     q, b = queries.double()[:, None], bank.double()[indices.clamp(min=0)]  # (Q, 1, d), (Q, k, d)
     q_norm, b_norm = q.norm(dim=-1, keepdim=True), b.norm(dim=-1, keepdim=True)
-    counts = (indices >= 0)[..., None] & (q_norm > 0) & (b_norm > 0)
-    q_norm, b_norm = torch.where(q_norm > 0, q_norm, 1.0), torch.where(b_norm > 0, b_norm, 1.0)
-    u, v = q / q_norm, b / b_norm
+    u, v = _divided(q, q_norm), _divided(b, b_norm)
     s = (u * v).sum(-1, keepdim=True)
+    counts = (indices >= 0)[..., None] & (q_norm > 0) & (b_norm > 0)
     weight = torch.where(counts, grad.double()[..., None], 0.0)
-    to_queries = (weight * (v - s * u) / q_norm).sum(1)
-    to_pairs = weight * (u - s * v) / b_norm
+    to_queries = _divided(weight * (v - s * u), q_norm).sum(1)
+    to_pairs = _divided(weight * (u - s * v), b_norm)
     to_bank = torch.zeros_like(bank, dtype=torch.float64)
     to_bank = to_bank.index_add(0, indices.clamp(min=0).flatten(), to_pairs.flatten(0, 1))
     return to_queries.to(queries.dtype), to_bank.to(bank.dtype), None, None

@@ -1,0 +1,150 @@
+// The core without Python, small enough for the sanitizers: threads, the top-k against a full sort, the gradient
+// against finite differences.
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <limits>
+#include <numeric>
+#include <random>
+#include <vector>
+
+#include "common/error.hpp"
+#include "common/parallel.hpp"
+#include "cosine_topk/cosine_topk.hpp"
+#include "masked_token_loss/masked_token_loss.hpp"
+
+namespace {
+
+void require(bool holds, const char* what) {
+    if (holds) return;
+    std::fprintf(stderr, "failed: %s\n", what);
+    std::exit(1);
+}
+
+template <typename Function>
+bool throws(const Function& function) {
+    try {
+        function();
+    } catch (const pymetaner::InvalidInput&) {
+        return true;
+    }
+    return false;
+}
+
+std::vector<float> random_floats(std::mt19937& generator, std::size_t count, bool whole) {
+    std::uniform_real_distribution<float> uniform(-2.0F, 2.0F);
+    std::vector<float> values(count);
+    for (float& value : values) value = whole ? std::round(uniform(generator)) : uniform(generator);
+    return values;
+}
+
+void test_parallel_for() {
+    for (const int threads : {1, 2, 7}) {
+        std::vector<std::atomic<int>> seen(100);
+        pymetaner::parallel_for(100, threads, [&](std::int64_t task, int) { ++seen[static_cast<std::size_t>(task)]; });
+        require(std::all_of(seen.begin(), seen.end(), [](const auto& n) { return n == 1; }), "every task runs once");
+        require(throws([&] {
+                    pymetaner::parallel_for(100, threads, [](std::int64_t task, int) {
+                        if (task == 42) throw pymetaner::InvalidInput("42");
+                    });
+                }),
+                "an exception of a task reaches the caller");
+    }
+}
+
+void test_cosine_topk() {
+    std::mt19937 generator(0);
+    constexpr std::int64_t dim = 19;
+    constexpr std::int64_t stride = 23;
+    constexpr std::int64_t k = 5;
+    for (const std::int64_t count : {1, 70, 200}) {
+        for (const std::int64_t size : {0, 3, 700}) {
+            const auto q = random_floats(generator, static_cast<std::size_t>(count * stride), true);
+            const auto b = random_floats(generator, static_cast<std::size_t>(size * stride), true);
+            const pymetaner::Rows queries{q.data(), count, dim, stride};
+            const pymetaner::Rows bank{b.data(), size, dim, stride};
+            std::vector<std::int64_t> expected;
+            for (std::int64_t i = 0; i < count; ++i) {
+                std::vector<double> scores(static_cast<std::size_t>(size));
+                for (std::int64_t j = 0; j < size; ++j) {
+                    double dot = 0.0, qq = 0.0, bb = 0.0;  // whole numbers: exact in any order
+                    for (std::int64_t d = 0; d < dim; ++d) {
+                        const double x = queries.row(i)[d], y = bank.row(j)[d];
+                        dot += x * y, qq += x * x, bb += y * y;
+                    }
+                    const double norm = std::sqrt(qq) * std::sqrt(bb);
+                    scores[static_cast<std::size_t>(j)] = norm > 0.0 ? dot / norm : 0.0;
+                }
+                std::vector<std::int64_t> order(static_cast<std::size_t>(size));
+                std::iota(order.begin(), order.end(), 0);
+                std::stable_sort(order.begin(), order.end(), [&](std::int64_t x, std::int64_t y) {
+                    return scores[static_cast<std::size_t>(x)] > scores[static_cast<std::size_t>(y)];
+                });
+                order.resize(k, -1);
+                expected.insert(expected.end(), order.begin(), order.end());
+            }
+            for (const int threads : {1, 2, 5}) {
+                std::vector<float> scores(static_cast<std::size_t>(count * k));
+                std::vector<std::int64_t> indices(static_cast<std::size_t>(count * k));
+                pymetaner::cosine_topk(queries, bank, nullptr, k, threads, scores.data(), indices.data());
+                require(indices == expected, "cosine_topk finds what a full sort finds");
+            }
+        }
+    }
+    std::vector<float> bad(8, 1.0F);
+    bad[5] = std::numeric_limits<float>::quiet_NaN();
+    const pymetaner::Rows rows{bad.data(), 2, 4, 4};
+    float score = 0.0F;
+    std::int64_t index = 0;
+    require(throws([&] { pymetaner::cosine_topk(rows, {bad.data(), 1, 4, 4}, nullptr, 1, 2, &score, &index); }),
+            "NaN is refused");
+}
+
+void test_masked_token_loss() {
+    constexpr std::int64_t sentences = 90, tokens = 6, classes = 43;
+    std::mt19937 generator(1);
+    const auto floats = random_floats(generator, sentences * tokens * classes, false);
+    std::vector<double> logits(floats.begin(), floats.end());
+    std::vector<std::int64_t> labels(sentences * tokens);
+    for (std::int64_t& label : labels) label = static_cast<std::int64_t>(generator() % (classes + 5));
+    for (std::int64_t& label : labels) label = label < classes ? label : -100;
+    std::fill_n(labels.begin(), tokens, -100);
+
+    const auto run = [&](int threads, std::vector<double>& gradient) {
+        std::vector<double> loss(sentences);
+        gradient.resize(logits.size());
+        pymetaner::masked_token_loss(logits.data(), labels.data(), sentences, tokens, classes, 2.0, -100, threads,
+                                     loss.data(), gradient.data());
+        return loss;
+    };
+    std::vector<double> gradient, other;
+    const auto loss = run(1, gradient);
+    require(loss[0] == 0.0, "a sentence without counted tokens has no loss");
+    for (const int threads : {2, 5}) {
+        require(run(threads, other) == loss && other == gradient, "the loss does not depend on the number of threads");
+    }
+    for (std::size_t place = 0; place < logits.size(); place += 397) {
+        constexpr double step = 1e-6;
+        const std::size_t sentence = place / (tokens * classes);
+        const double at = logits[place];
+        logits[place] = at + step;
+        const double above = run(1, other)[sentence];
+        logits[place] = at - step;
+        const double below = run(1, other)[sentence];
+        logits[place] = at;
+        require(std::fabs((above - below) / (2 * step) - gradient[place]) < 1e-7, "the gradient is the slope");
+    }
+    labels[tokens] = classes;
+    require(throws([&] { run(3, other); }), "a label outside the classes is refused");
+}
+
+}  // namespace
+
+int main() {
+    test_parallel_for();
+    test_cosine_topk();
+    test_masked_token_loss();
+    std::puts("core: all tests passed");
+}
