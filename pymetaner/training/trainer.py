@@ -26,7 +26,7 @@ from pymetaner.windows import Batch, Window, make_batch
 
 __all__ = ["TrainSettings", "TrainingReport", "train"]
 
-_PART = 8192  # pieces, padding included, that pass forward and backward together: bounds the activations in memory
+_PART = 4096  # pieces, padding included, that pass forward and backward together: bounds the activations in memory
 _BUCKET = 50  # batches sorted by length together: padding falls, the order stays random
 
 
