@@ -9,9 +9,11 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import Literal, cast, get_args
 
+import torch
+
 from pymetaner.errors import BackendError
 
-__all__ = ["Backend", "backend", "extension", "use_backend"]
+__all__ = ["Backend", "backend", "extension", "plain", "use_backend"]
 
 Backend = Literal["native", "reference"]
 
@@ -60,6 +62,14 @@ def extension() -> ModuleType:
             "or set PYMETANER_BACKEND=reference to run without it, more slowly"
         )
     return _extension
+
+
+def plain(*tensors: torch.Tensor) -> bool:
+    """Whether an operation on these tensors needs neither autograd nor tracing, so that its function can be called
+    without PyTorch's dispatcher, whose first call of a custom operator loads the whole compiler (a second or more)."""
+    if torch.compiler.is_compiling() or not all(type(x) in (torch.Tensor, torch.nn.Parameter) for x in tensors):
+        return False
+    return not (torch.is_grad_enabled() and any(x.requires_grad for x in tensors))
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from pymetaner.errors import InputError, SettingError
-from pymetaner.ops.backend import backend, extension
+from pymetaner.ops.backend import backend, extension, plain
 
 __all__ = ["masked_token_loss", "masked_token_loss_reference"]
 
@@ -47,7 +47,8 @@ def masked_token_loss(
     """
     _check(logits, labels, lambda_max, ignore_index, sentence_weights)
     if logits.device.type == "cpu" and backend() == "native":
-        loss, _ = torch.ops.pymetaner.masked_token_loss(_widened(logits), labels, float(lambda_max), ignore_index)
+        operator = _run if plain(logits) else torch.ops.pymetaner.masked_token_loss
+        loss, _ = operator(_widened(logits), labels, float(lambda_max), ignore_index)
     else:
         loss = _reference(logits, labels, lambda_max, ignore_index)
     return _weighted(loss, sentence_weights)
@@ -139,12 +140,7 @@ def _check_labels(labels: Tensor, classes: int, ignore_index: int) -> None:
         )
 
 
-@torch.library.custom_op(
-    "pymetaner::masked_token_loss",
-    mutates_args=(),
-    schema="(Tensor logits, Tensor labels, float lambda_max, int ignore_index=-100) -> (Tensor, Tensor)",
-)
-def _op(logits: Tensor, labels: Tensor, lambda_max: float, ignore_index: int = -100) -> tuple[Tensor, Tensor]:
+def _run(logits: Tensor, labels: Tensor, lambda_max: float, ignore_index: int = -100) -> tuple[Tensor, Tensor]:
     """Losses (B,) and the gradient of each with respect to its own logits (B, T, C), in one pass."""
     if logits.device.type == "cpu" and backend() == "native":
         arrays = [x.detach().contiguous().numpy() for x in (logits, labels)]
@@ -158,6 +154,14 @@ def _op(logits: Tensor, labels: Tensor, lambda_max: float, ignore_index: int = -
     gradient = log_probabilities.exp()
     gradient.scatter_add_(2, classes[..., None], -torch.ones_like(gradient[..., :1]))
     return (losses * weights).sum(1), gradient * weights[..., None]
+
+
+_op = torch.library.custom_op(
+    "pymetaner::masked_token_loss",
+    _run,
+    mutates_args=(),
+    schema="(Tensor logits, Tensor labels, float lambda_max, int ignore_index=-100) -> (Tensor, Tensor)",
+)
 
 
 @_op.register_fake

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pymetaner.errors import InputError, SettingError
-from pymetaner.ops.backend import backend, extension
+from pymetaner.ops.backend import backend, extension, plain
 
 __all__ = ["cosine_topk", "cosine_topk_reference"]
 
@@ -58,7 +58,9 @@ def cosine_topk(
         left_out = None if exclude is None else _tensor_of(np.asarray(exclude))
         scores, indices = cosine_topk(_tensor_of(queries), _tensor_of(bank), k, left_out)
         return scores.numpy(), indices.numpy()
-    _check(queries, bank, k, exclude)
+    queries, bank, exclude = _checked(queries, bank, k, exclude)
+    if plain(queries, bank):
+        return _run(queries, bank, k, exclude)
     return torch.ops.pymetaner.cosine_topk(queries, bank, k, exclude)  # type: ignore[no-any-return]
 
 
@@ -70,7 +72,7 @@ def cosine_topk_reference(
     A float64 matrix product, whose order of addition is up to the BLAS, picks every vector that may be among the k
     best; those are scored again in the one order of addition that the native kernel uses.
     """
-    _check(queries, bank, k, exclude)
+    queries, bank, exclude = _checked(queries, bank, k, exclude)
     _check_excluded(bank, exclude)
     q, b = queries.float().double(), bank.float().double()
     q_norm, b_norm = _norms(q, "queries"), _norms(b, "bank")
@@ -143,16 +145,9 @@ def _divided(x: Tensor, norm: Tensor) -> Tensor:
     return torch.where(norm > 0, x / torch.where(norm > 0, norm, 1.0), 0.0)
 
 
-def _check(queries: object, bank: object, k: object, exclude: object) -> None:
-    for name, rows in (("queries", queries), ("bank", bank)):
-        if not isinstance(rows, Tensor):
-            raise InputError(f"{name} is a {type(rows).__name__}: give queries and bank both as tensors or as arrays")
-        if rows.ndim != 2 or rows.shape[1] == 0 or not rows.is_floating_point():
-            raise InputError(
-                f"{name} is {rows.dtype} of shape {tuple(rows.shape)}: expected floating point vectors of shape "
-                f"({'Q' if name == 'queries' else 'N'}, d), d at least 1"
-            )
-    assert isinstance(queries, Tensor) and isinstance(bank, Tensor)
+def _checked(queries: object, bank: object, k: object, exclude: object) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The tensors as given, once everything that can be told without reading them has been found right."""
+    queries, bank = (_checked_rows(name, rows) for name, rows in (("queries", queries), ("bank", bank)))
     if queries.shape[1] != bank.shape[1]:
         raise InputError(
             f"queries have {queries.shape[1]} dimensions and the bank {bank.shape[1]}: embed both with one encoder"
@@ -162,12 +157,24 @@ def _check(queries: object, bank: object, k: object, exclude: object) -> None:
     if isinstance(k, bool) or not isinstance(k, (int, torch.SymInt)) or k < 1:
         raise SettingError(f"k is {k!r}: expected a whole number of neighbours, at least 1")
     if exclude is None:
-        return
+        return queries, bank, None
     if not isinstance(exclude, Tensor) or exclude.dtype != torch.int64 or exclude.shape != queries.shape[:1]:
         given = f"{exclude.dtype} of shape {tuple(exclude.shape)}" if isinstance(exclude, Tensor) else repr(exclude)
         raise InputError(f"exclude is {given}: expected int64 of shape ({queries.shape[0]},), one index a query")
     if exclude.device != queries.device:
         raise InputError(f"exclude is on {exclude.device} and the queries on {queries.device}: move it there")
+    return queries, bank, exclude
+
+
+def _checked_rows(name: str, rows: object) -> Tensor:
+    if not isinstance(rows, Tensor):
+        raise InputError(f"{name} is a {type(rows).__name__}: give queries and bank both as tensors or as arrays")
+    if rows.ndim != 2 or rows.shape[1] == 0 or not rows.is_floating_point():
+        raise InputError(
+            f"{name} is {rows.dtype} of shape {tuple(rows.shape)}: expected floating point vectors of shape "
+            f"({'Q' if name == 'queries' else 'N'}, d), d at least 1"
+        )
+    return rows
 
 
 def _check_excluded(bank: Tensor, exclude: Tensor | None) -> None:
@@ -214,16 +221,19 @@ def _native(queries: Tensor, bank: Tensor, k: int, exclude: Tensor | None) -> tu
     return torch.from_numpy(scores), torch.from_numpy(indices)
 
 
-@torch.library.custom_op(
-    "pymetaner::cosine_topk",
-    mutates_args=(),
-    schema="(Tensor queries, Tensor bank, int k, Tensor? exclude=None) -> (Tensor, Tensor)",
-)
-def _op(queries: Tensor, bank: Tensor, k: int, exclude: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def _run(queries: Tensor, bank: Tensor, k: int, exclude: Tensor | None = None) -> tuple[Tensor, Tensor]:
     if queries.device.type == "cpu" and backend() == "native":
         _check_excluded(bank, exclude)
         return _native(queries, bank, k, exclude)
     return cosine_topk_reference(queries, bank, k, exclude)
+
+
+_op = torch.library.custom_op(
+    "pymetaner::cosine_topk",
+    _run,
+    mutates_args=(),
+    schema="(Tensor queries, Tensor bank, int k, Tensor? exclude=None) -> (Tensor, Tensor)",
+)
 
 
 @_op.register_fake
