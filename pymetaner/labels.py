@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pymetaner.errors import LabelMismatchError, LabelSchemeError
-from pymetaner.tagging import Notation, from_iob2, to_iob2
+from pymetaner.tagging import Notation, from_iob2, split_tags, to_iob2
 
 __all__ = ["LabelScheme"]
 
@@ -48,48 +48,55 @@ class LabelScheme:
     def from_tags(cls, tags: Sequence[str]) -> LabelScheme:
         """The scheme of a checkpoint's ``id2label``, its notation read off the tags.
 
+        Letters may be lower-case and the separator ``_``, as in `pymetaner.tagging`. Beside tags with letters, other
+        names (``"X"``, ``"[CLS]"``) stand for no entity; where all names are bare they are entity types.
+
         Raises:
-            LabelSchemeError: if a tag stands twice, no tag is ``"O"``, or the names are only numbers.
+            LabelSchemeError: if a tag stands twice, no tag is ``"O"``, or letters have no type.
         """
         names = tuple(tags)
         if len(set(names)) != len(names):
             raise LabelSchemeError(f"the labels {names} name a tag twice: give each logit its own with `labels=`")
-        if "O" not in names:
+        bare = set(names) - {"O"}
+        if "O" not in names or bare <= set("BIESLUMW"):
+            what = "no label is 'O'" if "O" not in names else "no label has an entity type"
             raise LabelSchemeError(
-                f"no label of {names} is 'O', so they are not entity tags: "
-                "give the tag of each logit with `labels=[...]`"
+                f"the labels {names} are not entity tags ({what}): give the tag of each logit, e.g. "
+                "`labels=['O', 'B-PER', 'I-PER']`, to `MetaNER.from_pretrained`"
             )
-        prefixes = {tag[0] for tag in names if tag != "O" and tag[1:2] == "-" and tag[2:]}
-        plain = [tag for tag in names if tag != "O" and not (tag[1:2] == "-" and tag[0] in "BIESLU")]
-        inside = {tag[2:] for tag in names if tag.startswith("I-")}
-        begins = {tag[2:] for tag in names if tag.startswith("B-")}
+        parts = [part for part in split_tags(bare).values() if part]
+        letters = {letter for letter, _ in parts}
+        types = {letter: {name for mark, name in parts if mark == letter} for letter in "BI"}
         notation: Notation
-        if plain:
+        if not letters & set("BI") and len(parts) < len(bare):
             notation = "IO"
-        elif {"L", "U"} & prefixes:
+        elif letters & set("LU"):
             notation = "BILOU"
-        elif {"E", "S"} & prefixes:
+        elif letters & set("ES"):
             notation = "BIOES"
-        elif not begins:
+        elif "B" not in letters:
             notation = "IO"
         else:
             # An I-X without its B-X can only come from IOB1, where B- stands between two touching entities.
-            notation = "IOB1" if inside - begins else "IOB2"
+            notation = "IOB1" if types["I"] - types["B"] else "IOB2"
         return cls(names, notation)
 
     @cached_property
-    def _plain_io(self) -> bool:
-        """Whether entity tags are bare type names, without any prefix."""
-        return self.notation == "IO" and not any(tag.startswith("I-") for tag in self.tags)
+    def _parts(self) -> tuple[tuple[str, str], ...]:
+        """(letter, type) of each tag."""
+        split = split_tags(self.tags)
+        if self.notation == "IO" and not any(part and part[0] == "I" for part in split.values()):
+            return tuple(("O", "") if tag == "O" else ("I", tag) for tag in self.tags)
+        return tuple(split[tag] or ("O", "") for tag in self.tags)
 
     @cached_property
     def types(self) -> frozenset[str]:
         """The entity types."""
-        return frozenset(tag if self._plain_io else tag[2:] for tag in self.tags if tag != "O")
+        return frozenset(name for letter, name in self._parts if letter != "O")
 
     @cached_property
-    def _ids(self) -> dict[str, int]:
-        return {tag: i for i, tag in enumerate(self.tags)}
+    def _ids(self) -> dict[tuple[str, str], int]:
+        return {part: i for i, part in enumerate(self._parts)} | {("O", ""): self.tags.index("O")}
 
     def check(self, tags: Iterable[str]) -> None:
         """Raise LabelMismatchError if IOB2 tags name a type that is not in the scheme."""
@@ -107,19 +114,16 @@ class LabelScheme:
             LabelMismatchError: if a type is not in the scheme.
         """
         self.check(tags)
-        ids = []
-        for tag in from_iob2(tags, self.notation):
-            name = tag[2:] if self._plain_io and tag != "O" else tag
-            # A head that lacks a rare tag of its notation (a B- never seen in IOB1 data) takes the I- of the type.
-            ids.append(self._ids[name] if name in self._ids else self._ids["I-" + name[2:]])
-        return ids
+        return [self._id(tag[0], tag[2:]) for tag in from_iob2(tags, self.notation)]
+
+    def _id(self, letter: str, name: str) -> int:
+        # A head that lacks a rare tag of its notation (a B- never seen in IOB1 data) takes another of the type.
+        return next(self._ids[mark, name] for mark in (letter, *"IBSUEL") if (mark, name) in self._ids)
 
     def decode(self, ids: Sequence[int]) -> tuple[str, ...]:
         """The IOB2 tags of some ids; a stray ``I-`` opens an entity."""
-        names = [self.tags[i] for i in ids]
-        if self._plain_io:
-            names = [name if name == "O" else f"I-{name}" for name in names]
-        return to_iob2(names, self.notation)[0]
+        parts = (self._parts[i] for i in ids)
+        return to_iob2(["O" if letter == "O" else f"{letter}-{name}" for letter, name in parts], self.notation)[0]
 
     @cached_property
     def transitions(self) -> NDArray[np.bool_]:
@@ -127,9 +131,9 @@ class LabelScheme:
         count = len(self.tags)
         allowed = np.ones((count + 1, count), dtype=np.bool_)
         if self.notation == "IOB2":
-            for j, tag in enumerate(self.tags):
-                if tag.startswith("I-"):
+            for j, (letter, name) in enumerate(self._parts):
+                if letter == "I":
                     allowed[:, j] = False
-                    for before in (tag, "B-" + tag[2:]):
-                        allowed[self._ids[before], j] = True
+                    for before in "BI":
+                        allowed[self._ids[before, name], j] = True
         return allowed
