@@ -108,33 +108,39 @@ class WordTokenizer:
         ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return str(self.tokenizer.convert_ids_to_tokens(ids[:1])[0]).startswith(_WORD_MARKS)
 
-    def _learn(self, words: Sequence[str]) -> None:
-        """Tokenise words that were not seen before, all in one call."""
-        unknown = list(dict.fromkeys(word for word in words if word not in self._pieces))
+    def _learn(self, words: Sequence[str]) -> dict[str, tuple[tuple[int, ...], int]]:
+        """(pieces, place of the labelled one) of these words and others; new words are tokenised in one call."""
+        # Threads share the cache: words are only ever added to it, and a full one is left to those who still read it.
+        known = self._pieces
+        unknown = list(dict.fromkeys(word for word in words if word not in known))
         if not unknown:
-            return
-        if len(self._pieces) > _CACHED_WORDS:
-            self._pieces = {word: self._pieces[word] for word in words if word in self._pieces}
-        encoded = self.tokenizer([self._space + word for word in unknown], add_special_tokens=False)["input_ids"]
+            return known
+        if len(known) > _CACHED_WORDS:
+            known = self._pieces = {word: known[word] for word in words if word in known}
+        encoded = self.tokenizer([self._space + word for word in unknown], add_special_tokens=False, verbose=False)
         # A word that normalisation swallows (a lone zero-width mark) is still a word: an unknown one.
         nothing = self.tokenizer.unk_token_id
         if nothing is None:
             nothing = (self.suffix or self.prefix or (0,))[0]
-        for word, ids in zip(unknown, encoded, strict=True):
+        for word, ids in zip(unknown, encoded["input_ids"], strict=True):
             # Only the first piece of a word is labelled, so what cannot fit the window is context alone.
             pieces = tuple(ids[: self.room]) or (nothing,)
             first = 0
             if len(pieces) > 1 and self.tokenizer.convert_ids_to_tokens([pieces[0]])[0] in _WORD_MARKS:
                 first = 1
-            self._pieces[word] = (pieces, first)
+            known[word] = (pieces, first)
+        return known
 
     def windows(self, sentences: Sequence[Sentence]) -> list[Window]:
         """The windows of some sentences, in order; a sentence without words has none."""
-        self._learn([word for sentence in sentences for word in sentence.words])
-        return [window for i, sentence in enumerate(sentences) for window in self._cut(i, sentence)]
+        known = self._learn([word for sentence in sentences for word in sentence.words])
+        return [
+            window
+            for i, sentence in enumerate(sentences)
+            for window in self._cut(i, [known[word] for word in sentence.words])
+        ]
 
-    def _cut(self, index: int, sentence: Sentence) -> Iterator[Window]:
-        words = [self._pieces[word] for word in sentence.words]
+    def _cut(self, index: int, words: Sequence[tuple[tuple[int, ...], int]]) -> Iterator[Window]:
         begin = [0]
         for pieces, _ in words:
             begin.append(begin[-1] + len(pieces))
@@ -173,8 +179,8 @@ class WordTokenizer:
             while following - 1 > first and begin[last] - begin[following - 1] <= self.overlap:
                 following -= 1
             first = following
-            if last < count and begin[last + 1] - begin[first] > self.room:
-                first = last  # the next word is too long to keep any of the overlap
+            while last < count and begin[last + 1] - begin[first] > self.room:
+                first += 1  # the next word is too long to keep all of the overlap
         return stretches
 
 
