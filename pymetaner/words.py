@@ -53,11 +53,12 @@ _JOINED = re.compile(
 # Where an apostrophe parts two words: after what French, Italian and Catalan elide (l'homme, dell'arte), and before
 # what English (Ann's, do n't) and Turkish (Ankara'da) append. Any other is inside a word (O'Neil, Xi'an).
 _APOSTROPHE = re.compile(
-    rf"(?<![\w'’{_MARKS}])(?P<elided>[cdjlmnst]|\w{{0,6}}qu|\w{{0,4}}ll|\w{{0,4}}gl|un|quest|sant|anch)['’](?=[^\W\d_])"
-    rf"|(?<=[^\W_]|[{_MARKS}])(?:['’](?:s|re|ve|ll|d|m|[dt][ae](?:n|ki)?|n?[ıiuü]n|y[aeıiuü])|n['’]t)(?![\w'’])",
+    rf"(?<![\w'’{_MARKS}])(?!n['’]t\b)"
+    r"(?P<elided>[cdjlmnst]|\w{0,6}qu|\w{0,4}ll|\w{0,4}gl|un|quest|sant|anch)['’](?=[^\W\d_]|\s)"
+    rf"|(?<=[^\W_]|[{_MARKS}\s])(?:['’](?:s|re|ve|ll|d|m|[dt][ae](?:n|ki)?|n?[ıiuü]n|y[aeıiuü])|n['’]t)(?![\w'’])",
     re.IGNORECASE,
 )
-_INNER = re.compile(r"[-\u2010\u2011&:/]")
+_INNER = re.compile(r"[-\u2010\u2011&'’:/.,]")
 
 
 def segment(text: str) -> list[tuple[int, int]]:
@@ -112,14 +113,15 @@ def regroup(sentence: Sentence) -> Sentence:
     """The sentence with its runs of one-character Han tokens made into words; the same object if there are none.
 
     Encoders know Chinese by words, data often come a character a token. Word spans still count the given tokens, so
-    entities do too. In a labelled sentence words break at entity edges. A sentence of raw text stays as it is.
+    entities do too. In a labelled sentence words break at entity edges, so take the tags off what you mean to score.
+    A sentence of raw text stays as it is, and so does one with a Han token of several characters: it is in words.
 
     Example:
         >>> regroup(Sentence(tuple("他在北京大学读书"))).words
         ('他', '在', '北京大学', '读书')
     """
     tokens = sentence.source
-    if isinstance(tokens, str) or sentence.words != tokens:
+    if isinstance(tokens, str) or sentence.words != tokens or any(map(_several_han, tokens)):
         return sentence
     # A token that is no single character stands as U+0000 here, so that positions in `line` are tokens.
     line = "".join(token if len(token) == 1 else "\0" for token in tokens)
@@ -150,12 +152,14 @@ def _words(text: str, forced: Sequence[int]) -> list[tuple[int, int]]:
     for line in re.finditer(r"[^\n\r]+", text):
         if not _is_japanese(line[0]):
             _cut_han(text, line.start(), line.end(), forced, cuts, _chinese_cuts)
-    cuts.update(m.end() if m["elided"] else m.start() for m in _APOSTROPHE.finditer(text))
-    for match in _JOINED.finditer(text):
-        cuts.difference_update(range(match.start() + 1, match.end()))
     for match in _INNER.finditer(text, 1, len(text) - 1):
         if _is_inside(text[match.start() - 1], match[0], text[match.end()]):
             cuts -= {match.start(), match.end()}
+    for rule in (_APOSTROPHE, _JOINED):
+        for match in rule.finditer(text):
+            cuts.difference_update(range(match.start() + 1, match.end()))
+            if rule is _APOSTROPHE:
+                cuts.add(match.end() if match["elided"] else match.start())
     for match in re.finditer(r"\S+", text):
         cuts.update(match.span())
     cuts.update(forced)
@@ -210,9 +214,13 @@ def _is_japanese(line: str) -> bool:
     return kana > 0 and 10 * kana >= sum(map(len, _han_run.findall(line)))
 
 
+def _several_han(token: str) -> bool:
+    return len(token) > 1 and len("".join(_han_run.findall(token))) > 1
+
+
 def _is_inside(before: str, sign: str, after: str) -> bool:
     """Whether a sign between these characters is part of a word: Foto-Wettbewerb, AT&T, 10:30, 1/2, EU:s (Swedish)."""
-    if sign in ":/":
+    if sign in ":/.,":
         return (before.isdigit() and after.isdigit()) or (sign == ":" and before.isupper() and after.islower())
     return all(unicodedata.category(c)[0] in "LMN" and not _unspaced.match(c) for c in (before, after))
 
