@@ -61,7 +61,7 @@ class Bank:
         """Adds rows behind the others; the ids must ascend and be larger than `last`."""
         count = self._count + len(ids)
         if count > len(self._ids):
-            self._move(slice(0, self._count), count)
+            self._move(np.arange(self._count), count)
         self._ids[self._count : count] = ids
         self._vectors[self._count : count] = vectors
         self._count = count  # last: whoever reads without the lock sees only complete rows
@@ -72,14 +72,13 @@ class Bank:
         self._move(rows, len(rows))
         self._count = len(rows)
 
-    def _move(self, rows: NDArray[np.intp] | slice, count: int) -> None:
+    def _move(self, rows: NDArray[np.intp], count: int) -> None:
         """Copies rows into new arrays with room for `count` or more: a power of two, so appends cost O(1) amortised."""
         capacity = max(64, 1 << max(count - 1, 0).bit_length())
-        old_ids, old_vectors = self._ids[rows], self._vectors[rows]
-        self._ids = np.empty(capacity, np.int64)
-        self._vectors = np.empty((capacity, self.dim), np.float32)
-        self._ids[: len(old_ids)] = old_ids
-        self._vectors[: len(old_ids)] = old_vectors
+        ids, vectors = np.empty(capacity, np.int64), np.empty((capacity, self.dim), np.float32)
+        np.take(self._ids, rows, out=ids[: len(rows)], mode="clip")  # without a mode NumPy copies twice
+        np.take(self._vectors, rows, axis=0, out=vectors[: len(rows)], mode="clip")
+        self._ids, self._vectors = ids, vectors
 
 
 def _read_only(view: NDArray[Item]) -> NDArray[Item]:

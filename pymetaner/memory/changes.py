@@ -50,6 +50,8 @@ def add(mirror: Mirror, sentences: Sequence[Sentence], source: str, progress: bo
 def adopt(mirror: Mirror, *, always: bool = False, progress: bool = False) -> None:
     """Rebuilds where the encoder is not the one that made the vectors, if there are none, or else if `always`."""
     encoder = mirror.encoder
+    if (mirror.facts.fingerprint, mirror.facts.dim) == (encoder.fingerprint, encoder.dim):
+        return  # as far as is known; what another process did since is looked at later
     with mirror.locked() as store, store.reading():
         facts, empty, writable = store.facts(), store.is_empty(), not store.read_only
     if (facts.fingerprint, facts.dim) != (encoder.fingerprint, encoder.dim) and (always or (empty and writable)):

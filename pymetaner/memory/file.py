@@ -16,7 +16,16 @@ from pathlib import Path
 
 from pymetaner.errors import MemoryFileError, MemoryReadOnlyError, PymetanerError, SaveError
 
-__all__ = ["close_file", "copy_file", "create_file", "create_in_ram", "load_file", "open_file", "translated"]
+__all__ = [
+    "close_file",
+    "copy_file",
+    "create_file",
+    "create_in_ram",
+    "load_file",
+    "open_file",
+    "translated",
+    "write_ahead",
+]
 
 APPLICATION_ID = 0x4D4E4552
 """Marks the file as a pymetaner memory ("MNER"); `file` and every SQLite tool show it."""
@@ -53,8 +62,14 @@ def translated(place: str, *, writing: bool = False) -> Iterator[None]:
             raise MemoryReadOnlyError(
                 f"{place} cannot be written: open it with read_only=True, or copy it where you may write"
             ) from error
-        if writing and ("full" in text or "I/O" in text):
-            raise SaveError(f"{place} could not be written ({text}); nothing was changed: free some space") from error
+        if writing and any(cause in text for cause in ("full", "I/O", "unable to open")):
+            raise SaveError(
+                f"{place} could not be written ({text}); nothing was changed: see to space and permissions"
+            ) from error
+        if "unable to open" in text:
+            raise MemoryFileError(
+                f"{place} cannot be opened ({text}): see to its permissions, and its folder's"
+            ) from error
         raise MemoryFileError(f"{place} is damaged or not a memory ({text}): restore it from a copy") from error
 
 
@@ -113,10 +128,9 @@ def open_file(path: Path, *, read_only: bool) -> sqlite3.Connection:
         raise MemoryFileError(f"{place} is empty, a memory never is: restore it from a copy, or delete it")
     with translated(place):
         if not read_only:
-            connection = _opened(path, "rw")
-            with _closed_on_error(connection):
-                _write_ahead(connection)
-            return connection
+            if not (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)):
+                raise sqlite3.OperationalError("attempt to write a readonly database")
+            return _opened(path, "rw")
         try:
             return _opened(path, "ro")
         except sqlite3.OperationalError:
@@ -196,18 +210,12 @@ def _make(connection: sqlite3.Connection, facts: Mapping[str, str | int]) -> Non
 
 def _opened(path: Path, mode: str) -> sqlite3.Connection:
     connection = _connect(_uri(path, mode))
-    with _closed_on_error(connection):
-        _check(connection, str(path))
-    return connection
-
-
-@contextmanager
-def _closed_on_error(connection: sqlite3.Connection) -> Iterator[None]:
     try:
-        yield
+        _check(connection, str(path))
     except BaseException:
         connection.close()
         raise
+    return connection
 
 
 def _check(connection: sqlite3.Connection, place: str) -> None:
@@ -228,8 +236,11 @@ def _check(connection: sqlite3.Connection, place: str) -> None:
         raise MemoryFileError(f"{place} is damaged ({problem}): restore it from a copy")
 
 
-def _write_ahead(connection: sqlite3.Connection) -> None:
-    """WAL mode. SQLite does not wait by itself where this meets another connection that leaves it."""
+def write_ahead(connection: sqlite3.Connection) -> None:
+    """Goes to WAL mode, before the first change: a memory that is only read stays as it is, byte for byte.
+
+    Where this meets another connection that leaves WAL mode, SQLite does not wait by itself.
+    """
     deadline = time.monotonic() + BUSY_SECONDS
     while True:
         try:

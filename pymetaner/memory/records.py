@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from hashlib import blake2b
 from typing import NamedTuple
 
 from pymetaner.errors import DataError, MemoryFileError, PymetanerError
-from pymetaner.sentence import Sentence, tag_spans
+from pymetaner.sentence import Sentence
 
 __all__ = ["Key", "Record", "key_of", "pack", "types_of", "unpack", "words_digest"]
 
@@ -78,7 +77,7 @@ def unpack(record: Record) -> Sentence:
 
 def types_of(sentence: Sentence) -> set[str]:
     """The entity types that a sentence is labelled with."""
-    return {label for _, _, label in tag_spans(sentence.tags or ())}
+    return {tag[2:] for tag in set(sentence.tags or ()) if tag != "O"}
 
 
 def key_of(sentence: Sentence) -> Key:
@@ -91,8 +90,7 @@ def words_digest(sentence: Sentence) -> bytes:
     return _digest(_dump(sentence.words))
 
 
-def _dump(value: Sequence[object]) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+_dump = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 def _digest(text: str) -> bytes:

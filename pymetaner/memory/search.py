@@ -49,12 +49,12 @@ def search(
         with mirror.current() as store:
             ids, bank = mirror.bank.ids, mirror.bank.vectors
             excluded = [ids_of(store, item) for item in itself]
+        if not len(ids) or not len(queries):
+            return [[] for _ in queries]
         if queries.shape[1] != bank.shape[1]:
             raise EncoderMismatchError(
                 f"queries of {queries.shape[1]} dimensions for a memory of {bank.shape[1]}: embed them with its encoder"
             )
-        if not len(ids) or not len(queries):
-            return [[] for _ in queries]
         scores, rows = cosine_topk(queries, bank, min(k + max(map(len, excluded)), len(ids)))
         best = [
             [(key, score) for key, score in zip(keys, row, strict=True) if key not in out][:k]

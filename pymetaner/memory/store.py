@@ -15,7 +15,16 @@ from numpy.typing import NDArray
 
 from pymetaner.errors import MemoryFileError, MemoryReadOnlyError
 from pymetaner.memory.encoder import are_unit
-from pymetaner.memory.file import close_file, copy_file, create_file, create_in_ram, load_file, open_file, translated
+from pymetaner.memory.file import (
+    close_file,
+    copy_file,
+    create_file,
+    create_in_ram,
+    load_file,
+    open_file,
+    translated,
+    write_ahead,
+)
 from pymetaner.memory.records import Key, Record, unpack
 from pymetaner.sentence import Sentence
 
@@ -66,6 +75,7 @@ class Store:
         self.path = path
         self.read_only = read_only
         self.place = "the memory in RAM" if path is None else f"the memory {path}"
+        self._logging = False
         self._pid = os.getpid()
 
     @classmethod
@@ -121,6 +131,9 @@ class Store:
         """All or nothing: an error inside takes back every change; at the end the changes are on disk."""
         self.check_writable()
         with translated(self.place, writing=True):
+            if not self._logging:
+                write_ahead(self._connection)
+                self._logging = True
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield
@@ -156,7 +169,8 @@ class Store:
 
     def ids(self) -> NDArray[np.int64]:
         """Every id, in no particular order."""
-        return np.fromiter((row[0] for row in self._connection.execute("SELECT id FROM sentences")), np.int64)
+        rows = self._connection.execute("SELECT id FROM sentences").fetchall()
+        return np.array(rows, np.int64).reshape(-1)
 
     def is_empty(self) -> bool:
         return not self._connection.execute("SELECT EXISTS (SELECT 1 FROM sentences)").fetchone()[0]
