@@ -10,6 +10,7 @@ PYBIND11_MODULE(_cpu, module) {
     module.attr("__version__") = PYMETANER_VERSION;
     module.attr("compiler") = PYMETANER_COMPILER;
     module.def("instruction_sets", &pymetaner::instruction_sets, "The instruction sets of this processor.");
+    module.attr("instruction_set") = pymetaner::instruction_set();
     pymetaner::register_cosine_topk(module);
     pymetaner::register_masked_token_loss(module);
 }

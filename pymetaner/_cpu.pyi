@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 __version__: str
 compiler: str
+instruction_set: str
 
 def instruction_sets() -> list[str]: ...
 def cosine_topk(

@@ -16,4 +16,9 @@ std::vector<std::string> instruction_sets() {
     return sets;
 }
 
+// One source for every processor, which the compiler turns into code for the oldest of its kind.
+std::string instruction_set() {
+    return "scalar";
+}
+
 }  // namespace pymetaner

@@ -1,4 +1,4 @@
-// Which instruction sets the processor has.
+// Which instruction sets the processor has, and which one the kernels use.
 #pragma once
 
 #include <string>
@@ -8,5 +8,8 @@ namespace pymetaner {
 
 // The sets that matter to the kernels, narrowest first: "scalar" always, then "avx2", "avx512", or "neon".
 std::vector<std::string> instruction_sets();
+
+// The one of them that the kernels use.
+std::string instruction_set();
 
 }  // namespace pymetaner

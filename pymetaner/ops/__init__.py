@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from pymetaner.ops.backend import backend, use_backend
+from pymetaner.ops.backends import backend, use_backend
 from pymetaner.ops.loss import masked_token_loss, masked_token_loss_reference
 from pymetaner.ops.topk import cosine_topk, cosine_topk_reference
 

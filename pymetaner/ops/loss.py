@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from pymetaner.errors import InputError, SettingError
-from pymetaner.ops.backend import backend, extension, plain
+from pymetaner.ops.backends import backend, extension, plain
 
 __all__ = ["masked_token_loss", "masked_token_loss_reference"]
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pymetaner.errors import InputError, SettingError
-from pymetaner.ops.backend import backend, extension, plain
+from pymetaner.ops.backends import backend, extension, plain
 
 __all__ = ["cosine_topk", "cosine_topk_reference"]
 
