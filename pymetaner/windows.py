@@ -155,6 +155,8 @@ class WordTokenizer:
                 owned_to = following
                 while owned_to < last and begin[owned_to] < middle:
                     owned_to += 1
+            if owned_to == owned_from:
+                continue  # its neighbours show more around each of its words
             offset = len(self.prefix) - begin[first]
             ids = [piece for pieces, _ in words[first:last] for piece in pieces]
             owned = range(owned_from, owned_to)
