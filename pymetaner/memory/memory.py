@@ -18,7 +18,9 @@ from pymetaner.memory.mirror import Mirror
 from pymetaner.memory.records import key_of
 from pymetaner.memory.search import Hit, ids_of, search
 from pymetaner.memory.store import Store
+from pymetaner.readers import read, write
 from pymetaner.sentence import Sentence
+from pymetaner.words import regroup as regrouped
 
 __all__ = ["Memory"]
 
@@ -246,23 +248,22 @@ class Memory:
 
         Raises: as `pymetaner.readers.read` and `add` do.
         """
-        from pymetaner.readers import read
-
         sentences: Iterable[Sentence] = read(path, progress=progress, **options).sentences
         if regroup:
-            from pymetaner.words import regroup as words_of
-
-            sentences = map(words_of, sentences)
+            sentences = map(regrouped, sentences)
         return self.add(sentences, source=Path(path).name if source is None else source, progress=progress)
 
     def export(self, path: str | os.PathLike[str], *, format: Literal["jsonl", "columns"] = "jsonl") -> int:
         """How many sentences were written to a file that `import_file` reads, in one atomic step.
 
+        Args:
+            path: the file.
+            format: ``"jsonl"`` keeps raw texts and their spans, ``"columns"`` (word, tab, tag) the words only.
+
         Raises:
+            DataError: if a word cannot stand in a column file.
             SaveError: if it cannot be written; what was there stays.
         """
-        from pymetaner.readers import write
-
         sentences = [sentence for _, sentence in self]
         write(path, sentences, format=format)
         return len(sentences)

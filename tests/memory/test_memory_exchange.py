@@ -1,0 +1,66 @@
+"""Import and export of labelled files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from memory_fakes import FakeEncoder, labelled
+
+from pymetaner.errors import DataError, LabelMismatchError, SaveError
+from pymetaner.memory import Memory
+from pymetaner.sentence import Sentence
+from pymetaner.words import regroup
+
+SENTENCES = [
+    labelled("Ada Lovelace slept", Ada="PER"),
+    Sentence(("Ada", "slept"), ("B-PER", "O"), "Ada  slept.", ((0, 3), (5, 10))),
+    regroup(Sentence(tuple("北京很大"), ("B-LOC", "I-LOC", "O", "O"))),
+]
+
+
+def test_jsonl_keeps_every_sentence(memory: Memory, encoder: FakeEncoder, tmp_path: Path) -> None:
+    file = tmp_path / "memory.jsonl"
+    memory.add(SENTENCES)
+    assert memory.export(file) == 3
+    with Memory(encoder) as other:
+        assert other.import_file(file) == [1, 2, 3]
+        assert [sentence for _, sentence in other] == SENTENCES
+        assert other.sources() == {"memory.jsonl": [1, 2, 3]}
+        assert memory.import_file(file) == [1, 2, 3], "and finds what it has already"
+
+
+def test_columns_keep_the_words(memory: Memory, tmp_path: Path) -> None:
+    file = tmp_path / "memory.conll"
+    memory.add(SENTENCES)
+    memory.export(file, format="columns")
+    memory.clear()
+    memory.import_file(file, source="exported", regroup=False)
+    assert [sentence.words for _, sentence in memory] == [
+        ("Ada", "Lovelace", "slept"),
+        ("Ada", "slept"),
+        ("北", "京", "很", "大"),
+    ]
+    assert list(memory.sources()) == ["exported"]
+
+
+def test_options_go_to_the_reader(memory: Memory, tmp_path: Path) -> None:
+    file = tmp_path / "old.conll"
+    file.write_text("Ada;x;I-PER\nLovelace;x;I-PER\n\nOslo;x;I-LOC\n")
+    memory.import_file(file, delimiter=";", tag_column=2)
+    assert [sentence.tags for _, sentence in memory] == [("B-PER", "I-PER"), ("B-LOC",)]
+
+
+def test_a_bad_file_changes_nothing(memory: Memory, tmp_path: Path) -> None:
+    memory.add(SENTENCES)
+    for content, error in (("Ada B-PER\nslept\n", DataError), ("Ada B-PER\n\nMay B-DATE\n", LabelMismatchError)):
+        (tmp_path / "bad.conll").write_text(content)
+        with pytest.raises(error):
+            memory.import_file(tmp_path / "bad.conll")
+    assert len(memory) == 3
+
+
+def test_export_where_nothing_can_be_written(memory: Memory, tmp_path: Path) -> None:
+    memory.add(SENTENCES)
+    with pytest.raises(SaveError):
+        memory.export(tmp_path)
