@@ -2,12 +2,13 @@
 
 - ICU (through icu4py) cuts every script by Unicode's word rules (UAX 29) and, with its dictionaries, Japanese, Thai,
   Khmer, Lao and Burmese.
-- jieba (through rjieba) cuts Chinese. Han characters are Japanese on a line that holds kana as well, else Chinese.
+- jieba (through rjieba) cuts Chinese, after OpenCC made it simplified, which its dictionary is written in. Han
+  characters are Japanese on a line that holds kana as well, else Chinese.
 - A few rules then join what is one name and cut off what does not belong to it, the way CoNLL and Universal
   Dependencies data are tokenised: see `_JOINED`, `_APOSTROPHE` and `_is_inside`.
 
-A missing library is replaced, with one warning: jieba by ICU, ICU by runs of letters and digits, and a dictionary by
-one character a word.
+A missing library is replaced, with one warning: jieba by ICU, ICU by runs of letters and digits, a dictionary by one
+character a word.
 """
 
 from __future__ import annotations
@@ -189,7 +190,10 @@ def _unicode_cuts(text: str) -> set[int]:
 def _chinese_cuts(run: str) -> set[int]:
     """The positions where jieba cuts a run of Han characters."""
     jieba = _load_jieba()
-    return _unicode_cuts(run) if jieba is None else set(accumulate(map(len, jieba(run)), initial=0))
+    if jieba is None:
+        return _unicode_cuts(run)
+    simplified = _load_opencc()(run)
+    return set(accumulate(map(len, jieba(simplified if len(simplified) == len(run) else run)), initial=0))
 
 
 def _cut_han(
@@ -277,3 +281,17 @@ def _load_jieba() -> Callable[[str], list[str]] | None:
         )
         return None
     return rjieba.cut
+
+
+@functools.cache
+def _load_opencc() -> Callable[[str], str]:
+    try:
+        from opencc import OpenCC
+    except ImportError as error:
+        warnings.warn(
+            f"opencc cannot be imported ({error}): traditional Chinese is cut as if it were simplified; pip install "
+            "opencc for better words",
+            stacklevel=5,
+        )
+        return str
+    return OpenCC("t2s").convert

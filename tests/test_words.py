@@ -84,6 +84,7 @@ def test_words_between_spaces(expected: str) -> None:
         ("see https://x.org/a).", "see https://x.org/a ) ."),
         ("网址https://x.cn好", "网址 https://x.cn 好"),
         ("她在北京大学读书。", "她 在 北京大学 读书 。"),
+        ("她在臺北會見了總統。", "她 在 臺北 會見 了 總統 。"),
         ("中国-美国", "中国 - 美国"),
         (
             "ソニーは東京で新しいプレイステーションを発売した。",
@@ -227,10 +228,12 @@ def without(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         monkeypatch.setattr(builtins, "__import__", import_)
         words._load_icu.cache_clear()
         words._load_jieba.cache_clear()
+        words._load_opencc.cache_clear()
 
     yield hide
     words._load_icu.cache_clear()
     words._load_jieba.cache_clear()
+    words._load_opencc.cache_clear()
 
 
 def test_without_jieba_icu_cuts_chinese_and_says_so_once(without: Any) -> None:
@@ -240,6 +243,12 @@ def test_without_jieba_icu_cuts_chinese_and_says_so_once(without: Any) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert len(cut("她在北京大学读书")) < 8
+
+
+def test_without_opencc_traditional_chinese_is_cut_as_it_stands(without: Any) -> None:
+    without("opencc")
+    with pytest.warns(UserWarning, match="pip install opencc"):
+        assert "".join(cut("她在臺北會見了總統")) == "她在臺北會見了總統"
 
 
 def test_without_icu_letters_and_digits_are_words(without: Any) -> None:
