@@ -1,0 +1,157 @@
+"""`pymetaner adapt` and `pymetaner predict`: entities of sentences."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+
+import typer
+
+from pymetaner.cli import options
+from pymetaner.cli.loading import load_model, opened_memory
+from pymetaner.cli.output import colored, print_json
+from pymetaner.errors import InputError, SettingError
+
+if TYPE_CHECKING:
+    from pymetaner.result import Result
+
+__all__ = ["adapt", "predict"]
+
+Form: TypeAlias = Literal["text", "json", "jsonl"]
+
+CHUNK = 512
+"""Lines of a file that are read, tagged and printed together."""
+
+Texts = Annotated[list[str] | None, typer.Argument(metavar="[TEXT]...", help="Sentences, one an argument.")]
+File = Annotated[str | None, typer.Option("--file", "-f", metavar="FILE", help="A sentence a line; - for stdin.")]
+Tokens = Annotated[bool, typer.Option("--tokens", help="Words are split already, by spaces.")]
+JsonLines = Annotated[bool, typer.Option("--jsonl", help="Print JSON, a sentence a line, as they are done.")]
+
+
+def adapt(
+    texts: Texts = None,
+    file: File = None,
+    tokens: Tokens = False,
+    model: options.ModelOption = None,
+    memory: options.MemoryOption = None,
+    k: options.K = 2,
+    steps: options.Steps = 1,
+    lr: options.InnerLr = None,
+    inner_optimizer: options.InnerOptimizer = "sgd",
+    engine: options.Engine = "auto",
+    exclude_self: options.ExcludeSelf = False,
+    as_json: options.JsonOption = False,
+    as_jsonl: JsonLines = False,
+    batch_size: options.BatchSize = 16,
+    device: options.Device = "cpu",
+    threads: options.Threads = None,
+) -> None:
+    """Find entities with a model that adapts itself to every sentence.
+
+    Each sentence's nearest labelled sentences are fetched from the memory, the model takes a step on them, and tags the
+    sentence: what comes out is the entities before and after, with their probabilities, and what was learned from.
+    """
+    sentences, form = _sentences(texts, file, tokens), _form(as_json, as_jsonl)
+    net = load_model(model, device, threads)
+    from pymetaner.adaptation import adapt as adapt_model
+
+    with nullcontext(net.memory) if memory is None else opened_memory(net, memory, read_only=True) as bank:
+
+        def run(chunk: list[Any]) -> list[Result]:
+            return adapt_model(
+                net,
+                chunk,
+                memory=bank,
+                k=k,
+                steps=steps,
+                lr=lr,
+                inner_optimizer=inner_optimizer,
+                engine=engine,
+                exclude_self=exclude_self,
+                batch_size=batch_size,
+                progress=True,
+            )
+
+        _print(sentences, run, form, skip_blank=file is not None)
+
+
+def predict(
+    texts: Texts = None,
+    file: File = None,
+    tokens: Tokens = False,
+    model: options.ModelOption = None,
+    as_json: options.JsonOption = False,
+    as_jsonl: JsonLines = False,
+    batch_size: options.BatchSize = 16,
+    device: options.Device = "cpu",
+    threads: options.Threads = None,
+) -> None:
+    """Find entities with the model as it is, without adapting it."""
+    sentences, form = _sentences(texts, file, tokens), _form(as_json, as_jsonl)
+    net = load_model(model, device, threads)
+    from pymetaner.adaptation import predict as predict_model
+
+    def run(chunk: list[Any]) -> list[Result]:
+        results = predict_model(net, chunk, batch_size=batch_size, progress=True)
+        return results if isinstance(results, list) else [results]
+
+    _print(sentences, run, form, skip_blank=file is not None)
+
+
+def _form(as_json: bool, as_jsonl: bool) -> Form:
+    if as_json and as_jsonl:
+        raise SettingError("--json and --jsonl are two forms of the same: give one of them")
+    return "json" if as_json else "jsonl" if as_jsonl else "text"
+
+
+def _sentences(texts: list[str] | None, file: str | None, tokens: bool) -> Iterator[str | list[str]]:
+    if (texts is None or not texts) == (file is None):
+        raise SettingError("give sentences as arguments, or a file of them with --file (- for standard input)")
+    if file not in (None, "-") and not Path(file).exists():
+        raise InputError(f"{file} does not exist: give a text file, a sentence a line, or - for standard input")
+    lines = _lines(file) if file is not None else iter(texts or ())
+    return (line.split() for line in lines) if tokens else lines
+
+
+def _lines(file: str) -> Iterator[str]:
+    """The lines of a UTF-8 file or of standard input, without a byte order mark."""
+    name = "standard input" if file == "-" else file
+    try:
+        with nullcontext(sys.stdin.buffer) if file == "-" else open(file, "rb") as stream:
+            for number, data in enumerate(stream, 1):
+                try:
+                    line = data.decode("utf-8-sig" if number == 1 else "utf-8")
+                except UnicodeDecodeError as error:
+                    raise InputError(f"{name}:{number}: not UTF-8 ({error.reason}): convert it to UTF-8") from None
+                yield line.rstrip("\r\n")
+    except OSError as error:
+        raise InputError(f"{name} cannot be read ({error.strerror}): give a text file, a sentence a line") from None
+
+
+def _print(
+    sentences: Iterable[str | list[str]],
+    run: Callable[[list[Any]], list[Result]],
+    form: Form,
+    skip_blank: bool,
+) -> None:
+    from pymetaner.render import as_dict, as_text
+
+    items = iter(sentences)
+    everything: list[dict[str, Any]] = []
+    first = True
+    while chunk := list(islice(items, CHUNK)):
+        for result in run(chunk):
+            if form == "json":
+                everything.append(as_dict(result))
+            elif form == "jsonl":
+                print_json(as_dict(result), lines=True)
+            elif result.text.strip() or not skip_blank:
+                print(("" if first else "\n") + as_text(result, color=colored(sys.stdout)))
+                first = False
+        sys.stdout.flush()
+    if form == "json":
+        print_json(everything)

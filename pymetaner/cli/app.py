@@ -1,0 +1,87 @@
+"""The commands, and what happens to their errors."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from pymetaner.cli.adapting import adapt, predict
+from pymetaner.cli.demo import demo
+from pymetaner.cli.evaluating import evaluate
+from pymetaner.cli.information import info
+from pymetaner.cli.memories import memory_app
+from pymetaner.cli.output import say, shown_warnings
+from pymetaner.cli.training import train
+from pymetaner.errors import PymetanerError, SettingError
+
+__all__ = ["app"]
+
+CLOSED_PIPE = 141
+"""What a shell reports of a program that wrote into a closed pipe."""
+
+INTERRUPTED = 130
+"""What a shell reports of a program that was ended by Ctrl-C."""
+
+
+class _Commands(TyperGroup):
+    """The group of all commands: tells an error of pymetaner in a line, and ends quietly on Ctrl-C or a closed pipe."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            with shown_warnings():
+                result = super().invoke(ctx)
+                sys.stdout.flush()
+                return result
+        except BrokenPipeError:
+            # Whatever is still in the buffers would raise once more at exit.
+            nothing = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nothing, sys.stdout.fileno())
+            raise typer.Exit(CLOSED_PIPE) from None
+        except KeyboardInterrupt:
+            raise typer.Exit(INTERRUPTED) from None
+        except (PymetanerError, OSError) as error:
+            if ctx.params.get("debug"):
+                raise
+            say("error", str(error))
+            raise typer.Exit(2 if isinstance(error, SettingError) else 1) from None
+
+
+app = typer.Typer(
+    name="pymetaner",
+    cls=_Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from pymetaner import __version__
+
+        print(f"pymetaner {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Named-entity recognition that adapts itself to every sentence, in any language."""
+
+
+app.command()(adapt)
+app.command()(predict)
+app.command()(demo)
+app.command()(evaluate)
+app.command()(train)
+app.add_typer(memory_app, name="memory")
+app.command()(info)

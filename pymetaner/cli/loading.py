@@ -1,0 +1,114 @@
+"""Models, memories and labelled files, from what the command line names."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pymetaner.cli.options import delimiter_of
+from pymetaner.cli.output import say, spinner
+from pymetaner.errors import EncoderMismatchError, MemoryFileError, SettingError
+
+if TYPE_CHECKING:
+    from pymetaner.memory import Memory
+    from pymetaner.model import MetaNER
+    from pymetaner.readers import Corpus
+
+__all__ = ["load_model", "memory_file", "opened_memory", "prepare", "read_file", "reading_options"]
+
+
+def prepare(device: str = "cpu", threads: int | None = None) -> str:
+    """The device, checked; sets the number of threads and keeps the libraries below from writing of their own accord.
+
+    Raises:
+        SettingError: if there is no such device.
+    """
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    with spinner("starting"):
+        import torch
+        from transformers.utils.logging import set_verbosity
+
+    set_verbosity(logging.ERROR)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise SettingError(f"--device {device}: there is no such device here ({reason}): give cpu") from None
+    return device
+
+
+def load_model(name: str | None, device: str = "cpu", threads: int | None = None) -> MetaNER:
+    """The model of a folder or hub id, by default the one that comes with the package."""
+    device = prepare(device, threads)
+    with spinner("loading the model"):
+        from pymetaner.default import default_model
+        from pymetaner.model import MetaNER
+
+        return default_model(device) if name is None else MetaNER.from_pretrained(name, device=device)
+
+
+def memory_file(path: Path) -> Path:
+    """The file of a memory, which may be named by the folder of its model."""
+    return path / "memory.sqlite" if path.is_dir() else path
+
+
+@contextmanager
+def opened_memory(model: MetaNER, path: Path, *, read_only: bool) -> Iterator[Memory]:
+    """A memory on disk, closed at the end of the block."""
+    from pymetaner.memory import Memory
+
+    file = memory_file(path)
+    if read_only and not file.exists():
+        raise MemoryFileError(f"{file} does not exist: give a memory's file, or make one with `pymetaner memory add`")
+    try:
+        memory = Memory(model, file, read_only=read_only)
+    except EncoderMismatchError as error:
+        raise EncoderMismatchError(
+            f"{error}. On the command line: --model with the model that made it, or `pymetaner memory rebuild {file}`"
+        ) from None
+    with memory:
+        yield memory
+
+
+def reading_options(
+    format: str | None, delimiter: str | None, word_column: int, tag_column: int, notation: str | None, encoding: str
+) -> dict[str, Any]:
+    """The options of the command line as those of `pymetaner.read`."""
+    return {
+        "format": format,
+        "delimiter": delimiter_of(delimiter),
+        "word_column": word_column,
+        "tag_column": tag_column,
+        "notation": notation,
+        "encoding": encoding,
+    }
+
+
+def read_file(path: Path, options: dict[str, Any]) -> Corpus:
+    """The labelled sentences of a file, with a note of what was found in it."""
+    from pymetaner.readers import read
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".* were repaired")  # the note says it
+        corpus = read(path, progress=True, **options)
+    words = sum(map(len, corpus))
+    say(
+        "note",
+        f"{path}: {counted(len(corpus), 'sentence')} of {counted(words, 'word')}, tags in {corpus.notation} "
+        f"({counted(corpus.repairs, 'repair')}), types {', '.join(corpus.types) or 'none'}",
+    )
+    return corpus
+
+
+def counted(count: int, noun: str, plural: str | None = None) -> str:
+    """A number with its noun: ``"1 sentence"``, ``"1,200 sentences"``."""
+    return f"{count:,} {noun if count == 1 else plural or noun + 's'}"

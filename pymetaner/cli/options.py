@@ -1,0 +1,82 @@
+"""Arguments and options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, TypeAlias
+
+import typer
+
+from pymetaner.errors import SettingError
+
+Notation: TypeAlias = Literal["IOB1", "IOB2", "BIOES", "BILOU", "IO"]
+Format: TypeAlias = Literal["columns", "jsonl"]
+
+_MODEL = "A model's folder or hub id; the one that comes with pymetaner if not given."
+_RUNNING, _ADAPTING, _READING = "Running", "Adapting", "Reading files"
+
+ModelOption = Annotated[str | None, typer.Option("--model", metavar="MODEL", help=_MODEL)]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+# ---- how to run ----
+BatchSize = Annotated[int, typer.Option(min=1, help="Most sentences in a batch.", rich_help_panel=_RUNNING)]
+Device = Annotated[
+    str, typer.Option(metavar="DEVICE", help="Where to compute: cpu, cuda, cuda:1, ...", rich_help_panel=_RUNNING)
+]
+Threads = Annotated[
+    int | None,
+    typer.Option(min=1, help="CPU threads; as many as there are cores if not given.", rich_help_panel=_RUNNING),
+]
+
+# ---- how to adapt ----
+MemoryOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--memory",
+        metavar="FILE",
+        help="The memory to learn from, a file or a model's folder; the model's own if not given.",
+        rich_help_panel=_ADAPTING,
+    ),
+]
+K = Annotated[int, typer.Option("--k", "-k", min=1, help="Labelled sentences to adapt on.", rich_help_panel=_ADAPTING)]
+Steps = Annotated[int, typer.Option(min=1, help="Inner steps.", rich_help_panel=_ADAPTING)]
+InnerLr = Annotated[
+    float | None, typer.Option("--lr", help="Inner step size; the model's own if not given.", rich_help_panel=_ADAPTING)
+]
+InnerOptimizer = Annotated[
+    Literal["sgd", "bertadam"], typer.Option(help="What takes the inner steps.", rich_help_panel=_ADAPTING)
+]
+Engine = Annotated[
+    Literal["auto", "batched", "reference"],
+    typer.Option(help="What computes them: whole batches at once, or one by one.", rich_help_panel=_ADAPTING),
+]
+ExcludeSelf = Annotated[
+    bool,
+    typer.Option(
+        "--exclude-self", help="Do not adapt a sentence on itself, if it is in the memory.", rich_help_panel=_ADAPTING
+    ),
+]
+
+# ---- how to read labelled files ----
+FormatOption = Annotated[
+    Format | None,
+    typer.Option("--format", help="The format of the files; found out if not given.", rich_help_panel=_READING),
+]
+Delimiter = Annotated[
+    str | None,
+    typer.Option(help=r"What separates columns (\t for a tab); found out if not given.", rich_help_panel=_READING),
+]
+WordColumn = Annotated[int, typer.Option(help="The column of the word, from 0.", rich_help_panel=_READING)]
+TagColumn = Annotated[int, typer.Option(help="The column of the tag; -1 is the last one.", rich_help_panel=_READING)]
+NotationOption = Annotated[
+    Notation | None,
+    typer.Option("--notation", help="How the tags are written; found out if not given.", rich_help_panel=_READING),
+]
+Encoding = Annotated[str, typer.Option(help="The character encoding of the files.", rich_help_panel=_READING)]
+
+
+def delimiter_of(value: str | None) -> str | None:
+    r"""The delimiter as it is meant: a shell passes ``\t`` on as two characters."""
+    if value == "":
+        raise SettingError("--delimiter is empty: give the character between columns, or leave the option out")
+    return value if value is None else value.replace("\\t", "\t")

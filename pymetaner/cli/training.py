@@ -1,0 +1,236 @@
+"""`pymetaner train`: a model from an encoder and labelled files."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from pymetaner.cli import options
+from pymetaner.cli.loading import counted, load_model, prepare, read_file, reading_options
+from pymetaner.cli.output import say, spinner
+from pymetaner.errors import ModelFileError, SettingError
+
+if TYPE_CHECKING:
+    from pymetaner.memory import Memory
+    from pymetaner.model import MetaNER
+    from pymetaner.readers import Corpus
+    from pymetaner.sentence import Sentence
+    from pymetaner.training import TrainSettings
+
+__all__ = ["train"]
+
+REPORT, CHECKPOINT = "training.json", "checkpoint.safetensors"
+
+_START, _RUN = "What to start from", "The run"
+
+
+def _option(text: str, panel: str, *names: str, **rules: Any) -> Any:
+    return typer.Option(*names, help=text, rich_help_panel=panel, **rules)
+
+
+def train(
+    files: Annotated[
+        list[Path], typer.Argument(metavar="TRAIN...", exists=True, dir_okay=False, help="Labelled files.")
+    ],
+    out: Annotated[Path, typer.Option(metavar="DIR", file_okay=False, help="The folder that gets the model.")],
+    dev: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", exists=True, dir_okay=False, help="Labelled file that picks the best weights."),
+    ] = None,
+    encoder: Annotated[
+        str | None, _option("An encoder's folder or hub id; it gets a new head.", _START, metavar="ENCODER")
+    ] = None,
+    model: Annotated[
+        str | None, _option("A model's folder or hub id, to be trained further.", _START, metavar="MODEL")
+    ] = None,
+    types: Annotated[
+        str | None,
+        _option("Entity types, as PER,ORG,LOC; those of the files if not given. Others become O.", _START),
+    ] = None,
+    freeze_layers: Annotated[
+        int | None, _option("Encoder layers that stand still, with the embeddings; 4 if not given.", _START, min=0)
+    ] = None,
+    pooling: Annotated[
+        Literal["mean", "cls"] | None, _option("What sentence vectors are made of; mean if not given.", _START)
+    ] = None,
+    memory: Annotated[
+        bool, _option("Make the training sentences the model's memory.", _RUN, "--memory/--no-memory")
+    ] = True,
+    steps: Annotated[int, _option("Optimiser steps.", _RUN, min=1)] = 1200,
+    batch_size: Annotated[int, _option("Sentences a step.", _RUN, min=1)] = 32,
+    lr: Annotated[float, _option("Peak learning rate.", _RUN)] = 3e-4,
+    warmup: Annotated[float, _option("Share of the steps that warm up.", _RUN)] = 0.1,
+    weight_decay: Annotated[float, _option("Weight decay of AdamW.", _RUN)] = 0.01,
+    mask_probability: Annotated[float, _option("Of masking a piece of an entity.", _RUN)] = 0.2,
+    lambda_max: Annotated[float, _option("Weight of the largest loss of each sentence.", _RUN)] = 2.0,
+    evaluate_every: Annotated[int, _option("Steps between two looks at the dev files.", _RUN, min=1)] = 300,
+    checkpoint_every: Annotated[int, _option("Steps between two checkpoints.", _RUN, min=1)] = 100,
+    seed: Annotated[int, _option("Fixes everything that is random.", _RUN)] = 95,
+    overwrite: Annotated[bool, _option("Replace a run that is in the folder.", _RUN, "--overwrite")] = False,
+    format: options.FormatOption = None,
+    delimiter: options.Delimiter = None,
+    word_column: options.WordColumn = 0,
+    tag_column: options.TagColumn = -1,
+    notation: options.NotationOption = None,
+    encoding: options.Encoding = "utf-8",
+    device: options.Device = "cpu",
+    threads: options.Threads = None,
+) -> None:
+    """Train a model on labelled files and save the weights that are best on the dev files.
+
+    Stopped at any moment, the same command goes on from the last checkpoint in the folder, and on the CPU ends with the
+    same weights. The model's memory is then made of the training sentences.
+    """
+    if (encoder is None) == (model is None):
+        raise SettingError("say what to start from: --encoder for a new model, or --model for one to train further")
+    if model is not None and out.exists() and Path(model).exists() and out.samefile(model):
+        raise SettingError(f"--out {out} is the model itself, which stays as it is: give another folder")
+    prepare(device, threads)
+    from pymetaner.training import TrainSettings
+    from pymetaner.training import train as train_model
+
+    settings = TrainSettings(
+        steps=steps,
+        batch_size=batch_size,
+        lr=lr,
+        warmup=warmup,
+        weight_decay=weight_decay,
+        mask_probability=mask_probability,
+        lambda_max=lambda_max,
+        evaluate_every=evaluate_every,
+        checkpoint_every=checkpoint_every,
+        seed=seed,
+    )
+    if overwrite:
+        for name in (REPORT, CHECKPOINT):
+            (out / name).unlink(missing_ok=True)
+    reading = reading_options(format, delimiter, word_column, tag_column, notation, encoding)
+    corpora = [read_file(path, reading) for path in files]
+    dev_corpora = [read_file(path, reading) for path in dev or ()]
+    names = _types(types, corpora)
+
+    if _is_finished(out, settings):
+        net, kept = load_model(str(out), device), None
+        data = _of_types(net, corpora, types)
+        if not memory or len(net.memory):
+            say("note", f"{out} holds this run, finished: nothing to do (--overwrite to train it again)")
+            return
+    else:
+        net = _new_model(encoder, names, seed, device) if encoder is not None else load_model(model, device)
+        kept = _set_memory_aside(net)
+        if freeze_layers is not None:
+            net.settings = replace(net.settings, freeze_layers=freeze_layers)
+        if pooling is not None:
+            net.settings = replace(net.settings, pooling=pooling)
+        data = _of_types(net, corpora, types)
+        held = [sentence for part in _of_types(net, dev_corpora, types, quiet=True) for sentence in part]
+        train_model(
+            net,
+            [sentence for part in data for sentence in part],
+            out,
+            dev=held if dev else None,
+            settings=settings,
+            progress=True,
+        )
+    if memory:
+        _fill(net, kept, data, files, out)
+    _report(out, len(net.memory))
+
+
+def _types(chosen: str | None, corpora: Sequence[Corpus]) -> list[str]:
+    if chosen is None:
+        return sorted({name for corpus in corpora for name in corpus.types})
+    names = [name.strip() for name in chosen.split(",")]
+    if not all(names):
+        raise SettingError(f"--types {chosen!r}: expected names with a comma between them, as PER,ORG,LOC")
+    return names
+
+
+def _new_model(encoder: str, types: Sequence[str], seed: int, device: str) -> MetaNER:
+    with spinner("loading the encoder"):
+        from pymetaner.model import MetaNER
+
+        return MetaNER.from_encoder(encoder, types, seed=seed).to(device)
+
+
+def _set_memory_aside(net: MetaNER) -> Memory | None:
+    """The model's memory, if it has one; training moves the vectors, so the model goes on without it meanwhile."""
+    from pymetaner.memory import Memory
+
+    kept = net.memory
+    net.memory = Memory(net)
+    return kept if len(kept) else None
+
+
+def _of_types(
+    net: MetaNER, corpora: Sequence[Corpus], chosen: str | None, *, quiet: bool = False
+) -> list[list[Sentence]]:
+    """The sentences of each corpus as the model reads them, entities of types that were not chosen turned into O."""
+    from pymetaner.scoring import drop_types
+    from pymetaner.words import regroup
+
+    if chosen is None:
+        return [[regroup(sentence) for sentence in corpus] for corpus in corpora]
+    keep = set(_types(chosen, corpora))
+    unknown = sorted(keep - net.types)
+    if unknown:
+        raise SettingError(f"--types: the model does not tag {', '.join(unknown)}, but {', '.join(sorted(net.types))}")
+    dropped = Counter(e.label for corpus in corpora for sentence in corpus for e in sentence.entities)
+    for name in sorted(dropped.keys() - keep):
+        if not quiet:
+            say("note", f"{name} is not among --types: {counted(dropped[name], 'entity', 'entities')} read as O")
+    return [
+        [regroup(sentence.with_tags(drop_types(sentence.tags or (), keep))) for sentence in corpus]
+        for corpus in corpora
+    ]
+
+
+def _is_finished(out: Path, settings: TrainSettings) -> bool:
+    """Whether the folder holds a finished run with these settings.
+
+    Raises:
+        SettingError: if it holds one with others.
+        ModelFileError: if its report is damaged.
+    """
+    report = out / REPORT
+    if not report.exists() or (out / CHECKPOINT).exists():
+        return False
+    try:
+        done = json.loads(report.read_text(encoding="utf-8"))["settings"]
+        wanted = asdict(settings)
+        differing = sorted(name for name in wanted if done.get(name) != wanted[name])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelFileError(f"{report} is damaged ({error}): give another --out, or --overwrite") from None
+    if differing:
+        raise SettingError(
+            f"{out} holds a finished run with other {', '.join(differing)}: give another --out, or --overwrite"
+        )
+    return True
+
+
+def _fill(net: MetaNER, kept: Memory | None, data: list[list[Sentence]], files: Sequence[Path], out: Path) -> None:
+    """Give the model a memory of its training sentences, beside those it had before, and save it."""
+    from pymetaner.memory import Memory
+
+    memory = Memory(net) if kept is None else kept
+    if kept is not None:
+        kept.rebuild(net, progress=True)
+    for path, sentences in zip(files, data, strict=True):
+        memory.add([s for s in sentences if s.words and s.tags is not None], source=path.name, progress=True)
+    net.memory = memory
+    with spinner("saving"):
+        net.save_pretrained(out)
+
+
+def _report(out: Path, remembered: int) -> None:
+    report = json.loads((out / REPORT).read_text(encoding="utf-8"))
+    steps, best, f1 = report["settings"]["steps"], report["best_step"], report["best_f1"]
+    picked = f"after {counted(steps, 'step')}" if f1 is None else f"dev F1 {100 * f1:.2f} at step {best:,} of {steps:,}"
+    minutes = report["seconds"] / 60
+    print(f"{out}: {picked}; {counted(remembered, 'sentence')} in the memory; trained in {minutes:.1f} minutes")
