@@ -11,7 +11,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -21,7 +21,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModelForTokenClassification,
@@ -31,16 +31,24 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from pymetaner.errors import LabelSchemeError, ModelFileError, SaveError, UnsupportedModelError
+from pymetaner.errors import (
+    LabelSchemeError,
+    ModelFileError,
+    PymetanerError,
+    SaveError,
+    SettingError,
+    UnsupportedModelError,
+)
 from pymetaner.labels import LabelScheme
 from pymetaner.memory import Memory
+from pymetaner.network import head_of, longest_window
 from pymetaner.packing import pack_tensors, unpack_file
 from pymetaner.settings import Settings
 
 if TYPE_CHECKING:
     from pymetaner.model import MetaNER
 
-__all__ = ["MEMORY", "find", "load", "new", "save"]
+__all__ = ["MEMORY", "default_settings", "find", "label_names", "load", "new", "save"]
 
 CONFIG, SETTINGS, MEMORY = "config.json", "pymetaner.json", "memory.sqlite"
 WEIGHTS, PACKED = "model.safetensors", "model.packed.safetensors"
@@ -76,20 +84,12 @@ def load(cls: type[Model], folder: Path, *, labels: Sequence[str] | None, dtype:
     """The model of a local folder."""
     config = _read_config(folder)
     settings = _read_settings(folder)
+    scheme = LabelScheme.from_tags(label_names(config) if labels is None else labels)
     network = _read_network(folder, config, dtype)
-    tags = list(labels) if labels is not None else [config.id2label[i] for i in range(config.num_labels)]
-    if len(tags) != config.num_labels:
-        raise LabelSchemeError(f"{len(tags)} labels given for a head of {config.num_labels} logits: give one a logit")
     tokenizer = _read_tokenizer(folder)
     if settings is None:
-        limit = _window_limit(config, tokenizer)
-        settings = Settings(
-            window=limit,
-            overlap=min(64, limit // 4),
-            freeze_layers=min(4, config.num_hidden_layers),
-            decoding="argmax",
-        )
-    model = cls(network, tokenizer, labels=LabelScheme.from_tags(tags), settings=settings)
+        settings = replace(default_settings(network, tokenizer), decoding="argmax")
+    model = cls(network, tokenizer, labels=scheme, settings=settings)
     if (folder / MEMORY).exists():
         model.memory = Memory.load(model, folder / MEMORY)
     return model
@@ -101,18 +101,32 @@ def new(cls: type[Model], folder: Path, labels: LabelScheme, settings: Settings 
     config.id2label = dict(enumerate(labels.tags))
     config.label2id = {tag: i for i, tag in enumerate(labels.tags)}
     tokenizer = _read_tokenizer(folder)
-    limit = _window_limit(config, tokenizer)
-    if settings is None:
-        settings = Settings(window=limit, overlap=min(64, limit // 4), freeze_layers=min(4, config.num_hidden_layers))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = _read_network(folder, config, torch.float32, new_head=True)
     return cls(network, tokenizer, labels=labels, settings=settings)
 
 
+def default_settings(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Settings:
+    """The settings of a network that has none of its own."""
+    window = min(longest_window(network), tokenizer.model_max_length, 512)
+    return Settings(window=window, overlap=min(64, window // 4), freeze_layers=min(4, network.config.num_hidden_layers))
+
+
+def label_names(config: Any) -> list[str]:
+    """What a config calls each logit."""
+    names = config.id2label or {}
+    if sorted(names) != list(range(len(names))):
+        raise LabelSchemeError(
+            f"the model's config names the logits {sorted(names)}, expected all from 0 to {len(names) - 1}: "
+            "give the tag of each logit with `labels=[...]`"
+        )
+    return [names[i] for i in range(len(names))]
+
+
 def _read_config(folder: Path) -> Any:
     try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except _BAD_FILE as error:
         raise ModelFileError(
             f"{folder / CONFIG} cannot be read as a model config ({_first_line(error)}): expected the folder of a "
@@ -143,7 +157,9 @@ def _read_settings(folder: Path) -> Settings | None:
 
 def _read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
         return tokenizer
     except Exception as error:  # the tokenizers library raises bare Exception on a damaged file
         raise ModelFileError(f"the tokenizer in {folder} cannot be read ({_first_line(error)})") from error
@@ -163,8 +179,12 @@ def _read_network(folder: Path, config: Any, dtype: torch.dtype, new_head: bool 
     transformers_logging.disable_progress_bar()
     try:
         if packed.exists():
-            network = AutoModelForTokenClassification.from_config(config)
-            missing = network.load_state_dict(unpack_file(packed), strict=False).missing_keys
+            network = AutoModelForTokenClassification.from_config(config, dtype=torch.float32)
+            tensors = unpack_file(packed)
+            if new_head:
+                wanted = network.state_dict()
+                tensors = {n: t for n, t in tensors.items() if n in wanted and t.shape == wanted[n].shape}
+            missing = network.load_state_dict(tensors, strict=False).missing_keys
             network = network.to(dtype)
         else:
             network, info = AutoModelForTokenClassification.from_pretrained(
@@ -173,6 +193,7 @@ def _read_network(folder: Path, config: Any, dtype: torch.dtype, new_head: bool 
                 dtype=dtype,
                 local_files_only=True,
                 use_safetensors=True,
+                ignore_mismatched_sizes=new_head,
                 output_loading_info=True,
             )
             missing = sorted(info["missing_keys"])
@@ -193,22 +214,31 @@ def _read_network(folder: Path, config: Any, dtype: torch.dtype, new_head: bool 
             f"{folder} is an encoder without a token-classification head (no {missing[0]!r}): "
             "train one with `pymetaner train`, starting from MetaNER.from_encoder"
         )
+    if new_head and not missing:
+        _make_new(head_of(network)[-1], config)
     found: PreTrainedModel = network
     return found
 
 
-def _window_limit(config: Any, tokenizer: PreTrainedTokenizerBase) -> int:
-    """The longest window that the encoder can read, at most 512 pieces."""
-    positions = getattr(config, "max_position_embeddings", 0) or 512
-    # RoBERTa's positions start behind the padding id.
-    if "roberta" in config.model_type or config.model_type in {"camembert", "mpnet", "xmod"}:
-        positions -= (config.pad_token_id or 0) + 1
-    return int(min(positions, tokenizer.model_max_length, 512))
+def _make_new(classifier: nn.Module, config: Any) -> None:
+    """Forget the head of a checkpoint that had one."""
+    if isinstance(classifier, nn.Linear):
+        nn.init.normal_(classifier.weight, std=getattr(config, "initializer_range", 0.02))
+        nn.init.zeros_(classifier.bias)
 
 
-def save(model: MetaNER, folder: Path, *, packed: bool) -> None:
-    """Write a model folder: everything under temporary names first, then renamed into place."""
-    memory = model.memory
+def save(model: MetaNER, folder: Path, *, packed: bool = False, with_memory: bool = True) -> None:
+    """Write a model folder: everything under temporary names first, then renamed into place.
+
+    Args:
+        model: the model.
+        folder: the folder; made if it is not there.
+        packed: write the weights in the small form of `pymetaner.packing`.
+        with_memory: write the memory too; False leaves the one in the folder as it is.
+    """
+    memory = model.memory if with_memory else None
+    if memory is not None:
+        memory.check(model)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         stage = Path(tempfile.mkdtemp(prefix=".saving-", dir=folder))
@@ -216,19 +246,29 @@ def save(model: MetaNER, folder: Path, *, packed: bool) -> None:
         raise SaveError(f"the model cannot be saved to {folder}: {error}") from error
     try:
         _write(model, stage, packed)
-        # A memory that is open on the very file in the folder is up to date there already.
-        in_place = memory.path is not None and memory.path.resolve() == (folder / MEMORY).resolve()
-        if len(memory) and not in_place:
-            memory.save(stage / MEMORY)
+        if packed and memory and not _is_same_encoder(model, stage / PACKED):
+            raise SettingError(
+                "packing rounds the weights, which moves every vector of the memory: save packed with an empty memory "
+                "(model.memory = Memory(model)), load that, fill or rebuild its memory, and save packed again"
+            )
         names = sorted(path.name for path in stage.iterdir())
         for name in names:
             _sync(stage / name)
+        stale = {WEIGHTS, PACKED} - set(names)
+        # A memory that is open on the very file in the folder is up to date there already.
+        in_place = memory and memory.path and memory.path.resolve() == (folder / MEMORY).resolve()
+        if memory and not in_place:
+            memory.save(folder / MEMORY)
+        elif memory is not None and not in_place:
+            stale.add(MEMORY)
+        # Nothing can run out of space from here on.
         for name in names:
             os.replace(stage / name, folder / name)
-        stale = {WEIGHTS, PACKED, MEMORY} - set(names) - ({MEMORY} if in_place else set())
         for name in stale:
             (folder / name).unlink(missing_ok=True)
-    except (OSError, SafetensorError) as error:
+    except PymetanerError:
+        raise
+    except Exception as error:  # the tokenizers library raises bare Exception on a full disk
         raise SaveError(f"the model could not be saved to {folder} ({error}); what was there before is kept") from error
     finally:
         shutil.rmtree(stage, ignore_errors=True)
@@ -250,6 +290,17 @@ def _write(model: MetaNER, stage: Path, packed: bool) -> None:
         save_file(_untied(tensors), stage / WEIGHTS, metadata={"format": "pt"})
     settings = {"format": FORMAT, **asdict(model.settings)}
     (stage / SETTINGS).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+
+
+def _is_same_encoder(model: MetaNER, packed: Path) -> bool:
+    """Whether the encoder of a packed file is, number by number, that of the model."""
+    tensors = unpack_file(packed)
+    prefix = model.network.base_model_prefix + "."
+    return all(
+        torch.equal(tensor.detach().to("cpu", tensors[name].dtype), tensors[name])
+        for name, tensor in model.network.state_dict().items()
+        if name.startswith(prefix)
+    )
 
 
 def _untied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

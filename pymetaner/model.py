@@ -16,9 +16,18 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pymetaner import checkpoint
+from pymetaner.errors import LabelSchemeError, SettingError
 from pymetaner.labels import LabelScheme
 from pymetaner.memory import Memory
-from pymetaner.network import adapted_modules, check_network, fingerprint_of, forward, weight_sharing_copy
+from pymetaner.network import (
+    adapted_modules,
+    check_network,
+    encoder_of,
+    fingerprint_of,
+    forward,
+    longest_window,
+    weight_sharing_copy,
+)
 from pymetaner.progress import track
 from pymetaner.sentence import Sentence
 from pymetaner.settings import Settings
@@ -36,11 +45,11 @@ class Reading:
     """What the encoder makes of one sentence.
 
     Attributes:
-        logits: (W, C) float32, a row a word.
+        logits: (W, C), a row a word: float64 if the model is, else float32.
         vector: (d,) float32, the unit sentence vector; zero for a sentence without words.
     """
 
-    logits: NDArray[np.float32]
+    logits: NDArray[np.floating[Any]]
     vector: NDArray[np.float32]
 
 
@@ -57,7 +66,8 @@ class MetaNER(nn.Module, ModelHubMixin):
         settings: how it reads and tags.
 
     Raises:
-        LabelSchemeError: if the labels are not entity tags.
+        LabelSchemeError: if the labels are not entity tags, or not one a logit.
+        SettingError: if the settings ask for more than the encoder has, e.g. a longer window.
         UnsupportedModelError: if the network has no head on the last hidden state of a stack of layers.
     """
 
@@ -71,10 +81,20 @@ class MetaNER(nn.Module, ModelHubMixin):
     ) -> None:
         super().__init__()
         check_network(network)
-        self.network = network.eval()
+        network.eval()
+        self.network = network
         self.tokenizer = tokenizer
-        self.labels = labels or LabelScheme.from_tags([network.config.id2label[i] for i in range(network.num_labels)])
-        self.settings = settings or Settings(freeze_layers=min(4, network.config.num_hidden_layers))
+        self.labels = labels or LabelScheme.from_tags(checkpoint.label_names(network.config))
+        if len(self.labels.tags) != network.config.num_labels:
+            raise LabelSchemeError(
+                f"{len(self.labels.tags)} labels for a head of {network.config.num_labels} logits: give one a logit"
+            )
+        self.settings = settings or checkpoint.default_settings(network, tokenizer)
+        longest = longest_window(network)
+        if self.settings.window > longest:
+            raise SettingError(
+                f"window={self.settings.window}: this encoder reads {longest} pieces at most; give Settings(window=...)"
+            )
         adapted_modules(network, self.settings.freeze_layers)
         self.words = WordTokenizer(tokenizer, self.settings.window, self.settings.overlap)
         self._fingerprint: tuple[object, str] = (None, "")
@@ -152,9 +172,7 @@ class MetaNER(nn.Module, ModelHubMixin):
         labels = LabelScheme.from_types(types)
         return checkpoint.new(cls, checkpoint.find(encoder, **hub), labels, settings, seed)
 
-    def save_pretrained(  # type: ignore[override]
-        self, save_directory: str | PathLike[str], *, packed: bool = False, **_: Any
-    ) -> None:
+    def save_pretrained(self, save_directory: str | PathLike[str], *, packed: bool = False, **_: Any) -> None:
         """Write the model to a folder that `AutoModelForTokenClassification` can load too.
 
         Everything is written beside the old files first and put in their place at the end, so a failed save leaves
@@ -166,6 +184,8 @@ class MetaNER(nn.Module, ModelHubMixin):
 
         Raises:
             SaveError: if writing fails.
+            EncoderMismatchError: if the weights have moved since the memory was filled, so that it would not load.
+            SettingError: if packing would round the weights under a memory that is not empty.
         """
         checkpoint.save(self, Path(save_directory), packed=packed)
 
@@ -201,7 +221,7 @@ class MetaNER(nn.Module, ModelHubMixin):
             probe = self.words.windows([Sentence(("Zürich", "東京", "Δ", "naïve"))])[0].ids
             settings = self.settings
             extra = (len(self.tokenizer), probe, settings.window, settings.overlap, settings.pooling)
-            self._fingerprint = (state, fingerprint_of(self.network, *extra))
+            self._fingerprint = (state, fingerprint_of(encoder_of(self.network).state_dict(), *extra))
         return self._fingerprint[1]
 
     def embed(
@@ -227,7 +247,7 @@ class MetaNER(nn.Module, ModelHubMixin):
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return next(self.network.parameters()).device
+        return self.network.device
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Logits (B, T, C) of padded pieces (B, T)."""
@@ -264,8 +284,8 @@ class MetaNER(nn.Module, ModelHubMixin):
         batch_size: int,
         progress: bool = False,
         title: str = "tagging",
-    ) -> list[NDArray[np.float32]]:
-        """(W, C) float32 logits of each sentence, put together from windows.
+    ) -> list[NDArray[np.floating[Any]]]:
+        """(W, C) logits of each sentence, put together from windows: float64 if the model is, else float32.
 
         Args:
             sentences: the sentences to read.
@@ -275,11 +295,12 @@ class MetaNER(nn.Module, ModelHubMixin):
             title: what the bar says.
         """
         count = len(self.labels.tags)
-        logits = [np.zeros((len(sentence), count), dtype=np.float32) for sentence in sentences]
+        dtype = np.float64 if self.network.dtype == torch.float64 else np.float32
+        logits: list[NDArray[np.floating[Any]]] = [np.zeros((len(s), count), dtype=dtype) for s in sentences]
         batches = pack(self.words.windows(sentences), batch_size)
         for windows in track(batches, title, progress):
-            values = run(windows).float().cpu()
-            for window, rows in zip(windows, values, strict=True):
+            values = run(windows).cpu()
+            for window, rows in zip(windows, values if dtype == np.float64 else values.float(), strict=True):
                 first, last = window.words
                 logits[window.sentence][first:last] = rows[list(window.positions)].numpy()
         return logits

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Iterable
-from typing import cast
+import sys
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -13,12 +13,22 @@ from transformers import PreTrainedModel
 
 from pymetaner.errors import SettingError, UnsupportedModelError
 
-__all__ = ["adapted_modules", "check_network", "fingerprint_of", "forward", "head_of", "weight_sharing_copy"]
+__all__ = [
+    "adapted_modules",
+    "check_network",
+    "encoder_of",
+    "fingerprint_of",
+    "forward",
+    "head_of",
+    "longest_window",
+    "weight_sharing_copy",
+]
 
 
 def encoder_of(network: PreTrainedModel) -> nn.Module:
     """The encoder: the network without its head."""
-    return cast(nn.Module, network.base_model)
+    encoder: nn.Module = network.base_model
+    return encoder
 
 
 def head_of(network: PreTrainedModel) -> list[nn.Module]:
@@ -43,7 +53,8 @@ def check_network(network: PreTrainedModel) -> None:
     try:
         with torch.inference_mode():
             logits, _ = forward(network, probe, torch.ones_like(probe))
-            same = torch.allclose(logits, network(probe, torch.ones_like(probe)).logits, atol=1e-4)
+            expected = network(probe, torch.ones_like(probe)).logits
+            same = torch.allclose(logits, expected, atol=1e-4, equal_nan=True)
         layers_of(network)
     except (TypeError, ValueError, RuntimeError, AttributeError) as error:
         raise UnsupportedModelError(_unsupported(network, str(error))) from error
@@ -69,6 +80,17 @@ def layers_of(network: PreTrainedModel) -> nn.ModuleList:
         if isinstance(module, nn.ModuleList) and len(module) == count:
             return module
     raise UnsupportedModelError(_unsupported(network, f"it has no list of {count} layers"))
+
+
+def longest_window(network: PreTrainedModel) -> int:
+    """The most pieces, special tokens included, that the encoder can read at once."""
+    longest = getattr(network.config, "max_position_embeddings", None) or sys.maxsize
+    for name, module in encoder_of(network).named_modules():
+        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
+            # The positions of RoBERTa and its kin start behind the padding id.
+            unused = 0 if module.padding_idx is None else module.padding_idx + 1
+            longest = min(longest, module.num_embeddings - unused)
+    return int(longest)
 
 
 def adapted_modules(network: PreTrainedModel, freeze_layers: int) -> dict[str, nn.Module]:
@@ -100,19 +122,21 @@ def weight_sharing_copy(network: PreTrainedModel, own: Iterable[nn.Module] = ())
         network: the network.
         own: modules of it whose weights the copy gets for itself.
     """
-    copied = {id(p) for module in own for p in module.parameters(recurse=False)}
+    owned = {id(p) for module in own for p in module.parameters(recurse=False)}
     memo: dict[int, object] = {id(b): b for b in network.buffers()}
-    memo |= {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in network.parameters() if id(p) not in copied}
-    return copy.deepcopy(network, memo).eval()
+    memo |= {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in network.parameters() if id(p) not in owned}
+    copied: PreTrainedModel = copy.deepcopy(network, memo)
+    copied.eval()
+    return copied
 
 
-def fingerprint_of(network: PreTrainedModel, *extra: object) -> str:
-    """A hash of the encoder's weights (as float32) and of whatever else decides the sentence vectors."""
+def fingerprint_of(tensors: Mapping[str, Tensor], *extra: object) -> str:
+    """A hash of some weights (as float32) and of whatever else decides what comes out of them."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(encoder_of(network).state_dict().items()):
+    for name, tensor in sorted(tensors.items()):
         digest.update(name.encode())
         digest.update(str(tuple(tensor.shape)).encode())
         values = tensor.detach().to("cpu", torch.float32 if tensor.is_floating_point() else tensor.dtype).contiguous()
-        digest.update(values.numpy().data)
+        digest.update((values + 0).numpy().data)  # -0 becomes 0: packing does not keep the sign of a zero
     digest.update(repr(extra).encode())
     return digest.hexdigest()[:32]

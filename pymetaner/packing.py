@@ -2,9 +2,10 @@
 
 A matrix whose every block of 32 consecutive values is `(n - 8) * scale` with integers n in 0..15 and a float16 scale
 (what a 4-bit encoder unpacks to, and what its frozen layers still are after training) goes back into 4.5 bits a value
-without loss. Everything else is stored as float16 (relative error at most 2^-11 in float16's normal range), or as
-float32 where float16 would overflow. Layout of a 4-bit matrix ``name``: ``name.q4`` uint8 (blocks, 16), low nibbles
-first, and ``name.scale`` float16 (blocks,); the shape is in the file's metadata under ``shapes``.
+without loss, but for the sign of a zero. Everything else is stored as float16 (relative error at most 2^-11 in
+float16's normal range), or as float32 where float16 would overflow. Layout of a 4-bit matrix ``name``: ``name.q4``
+uint8 (blocks, 16), low nibbles first, and ``name.scale`` float16 (blocks,); the shape is in the file's metadata under
+``shapes``.
 """
 
 from __future__ import annotations
@@ -25,12 +26,15 @@ BLOCK = 32
 
 
 def pack_tensors(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Packed tensors and the metadata of their safetensors file, from float32 tensors."""
+    """Packed tensors and the metadata of their safetensors file, whole numbers as they are."""
     packed: dict[str, Tensor] = {}
     shapes: dict[str, list[int]] = {}
     for name, tensor in tensors.items():
+        shapes[name] = list(tensor.shape)
+        if not tensor.is_floating_point() or not tensor.numel():
+            packed[name] = tensor.detach().to("cpu").contiguous()
+            continue
         values = tensor.detach().to("cpu", torch.float32).contiguous()
-        shapes[name] = list(values.shape)
         blocks = _four_bits(values.numpy()) if values.dim() == 2 and values.numel() % BLOCK == 0 else None
         if blocks is not None:
             packed[f"{name}.q4"], packed[f"{name}.scale"] = map(torch.from_numpy, blocks)
@@ -69,11 +73,11 @@ def _four_bits(matrix: NDArray[np.float32]) -> tuple[NDArray[np.uint8], NDArray[
         return None
     steps = np.divide(blocks, scale[:, None], out=np.zeros_like(blocks), where=scale[:, None] != 0)
     nibbles = (np.rint(steps) + 8).astype(np.uint8)
-    return nibbles[:, :16] | (nibbles[:, 16:] << 4), scale.astype(np.float16)
+    return (nibbles[:, :16] | (nibbles[:, 16:] << 4)).astype(np.uint8), scale.astype(np.float16)
 
 
 def unpack_file(path: str | PathLike[str]) -> dict[str, Tensor]:
-    """The float32 tensors of a packed safetensors file."""
+    """The tensors of a packed safetensors file, float32 where they are not whole numbers."""
     tensors: dict[str, Tensor] = {}
     with safe_open(str(path), framework="pt") as file:
         names = set(file.keys())
@@ -84,5 +88,6 @@ def unpack_file(path: str | PathLike[str]) -> dict[str, Tensor]:
                 steps = torch.cat([nibbles & 15, nibbles >> 4], dim=1).to(torch.float32).sub_(8)
                 tensors[name] = steps.mul_(scale[:, None]).view(shape)
             else:
-                tensors[name] = file.get_tensor(name).to(torch.float32).view(shape)
+                tensor = file.get_tensor(name)
+                tensors[name] = (tensor.to(torch.float32) if tensor.is_floating_point() else tensor).view(shape)
     return tensors

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -22,6 +23,9 @@ class Settings:
         decoding: ``"viterbi"``, the most probable valid tag sequence, or ``"argmax"``, each word for itself, repaired:
             for checkpoints trained elsewhere, which may not have learned where an entity has to begin.
         lr: the default step size of `pymetaner.adapt`, one for each inner optimiser.
+
+    Raises:
+        SettingError: if a value is out of range.
     """
 
     window: int = 512
@@ -35,3 +39,9 @@ class Settings:
         for name, options in (("pooling", ("mean", "cls")), ("decoding", ("viterbi", "argmax"))):
             if getattr(self, name) not in options:
                 raise SettingError(f"{name}={getattr(self, name)!r}: expected one of {options}")
+        for name in ("window", "overlap", "freeze_layers"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+                raise SettingError(f"{name}={value!r}: expected a whole number, 0 or more")
+        if self.lr.keys() != {"sgd", "bertadam"} or not all(0 < lr < math.inf for lr in self.lr.values()):
+            raise SettingError(f"lr={self.lr!r}: expected a positive number for 'sgd' and one for 'bertadam'")
