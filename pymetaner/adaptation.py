@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, overload
+from dataclasses import dataclass, replace
+from typing import Any, Literal, overload
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from pymetaner.decode import decode
@@ -25,7 +26,7 @@ EngineName = Literal["auto", "batched", "reference"]
 
 
 @overload
-def adapt(
+def adapt(  # type: ignore[overload-overlap]  # a string is a list of strings too, but not for us
     model: MetaNER,
     x: str | Sentence,
     *,
@@ -129,7 +130,8 @@ def predict(model: MetaNER, x: Taggable, *, batch_size: int = 16, progress: bool
 
 def inner_step(model: MetaNER, lr: float | None, steps: int, optimizer: InnerOptimizer) -> InnerStep:
     """The inner step of these settings, the model's own step size by default."""
-    return InnerStep(lr=model.settings.lr.get(optimizer, 0.0) if lr is None else lr, steps=steps, optimizer=optimizer)
+    step = InnerStep(lr=1.0 if lr is None else lr, steps=steps, optimizer=optimizer)
+    return step if lr is not None else replace(step, lr=model.settings.lr[optimizer])
 
 
 @dataclass(frozen=True)
@@ -219,13 +221,14 @@ def _supports(
 
 def _run(
     model: MetaNER, tasks: Sequence[Task], learning: Learning, batch_size: int, progress: bool
-) -> list[NDArray[np.float32]]:
+) -> list[NDArray[np.floating[Any]]]:
     engine: Engine = reference_logits
     if learning.engine == "batched" or (learning.engine == "auto" and can_batch(learning.inner)):
         engine = batched_logits
-    try:
-        return engine(model, tasks, learning.inner, batch_size, progress)
-    except UnsupportedModelError:
-        if learning.engine == "batched":
-            raise
-        return reference_logits(model, tasks, learning.inner, batch_size, progress)
+    with torch.inference_mode(False):  # a caller's own would leave nothing to learn with
+        try:
+            return engine(model, tasks, learning.inner, batch_size, progress)
+        except UnsupportedModelError:
+            if learning.engine == "batched":
+                raise
+            return reference_logits(model, tasks, learning.inner, batch_size, progress)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,7 @@ __all__ = ["decode"]
 
 
 def decode(
-    logits: Sequence[NDArray[np.float32]], labels: LabelScheme, how: str
+    logits: Sequence[NDArray[np.floating[Any]]], labels: LabelScheme, how: str
 ) -> list[tuple[tuple[str, ...], NDArray[np.float64]]]:
     """IOB2 tags, and the probability that the softmax gives each, of every sentence.
 

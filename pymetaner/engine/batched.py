@@ -5,9 +5,9 @@ W' = W - lr * sum_t g_t x_t^T, so the adapted layer is the plain one plus a thin
 
     y'(q) = y(q) - lr * ((q X^T) G + 1 G),    X (T, in) and G (T, out): a row a support piece.
 
-For LayerNorm, with xhat the normalised input: y'(q) = y(q) - lr * (qhat * sum_t g_t xhat_t + sum_t g_t). One forward and
-backward over the distinct supports of a batch gives (X, G) of every adapted layer; one forward over the queries with
-these terms added is the adapted model's. Exact but for rounding.
+For LayerNorm, with xhat the normalised input: y'(q) = y(q) - lr * (qhat * sum_t g_t xhat_t + sum_t g_t). One forward
+and backward over the distinct supports of a batch gives (X, G) of every adapted layer; one forward over the queries
+with these terms added is the adapted model's. Exact but for rounding.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,7 +42,7 @@ def can_batch(inner: InnerStep) -> bool:
 
 def batched_logits(
     model: MetaNER, tasks: Sequence[Task], inner: InnerStep, batch_size: int, progress: bool = False
-) -> list[NDArray[np.float32]]:
+) -> list[NDArray[np.floating[Any]]]:
     """Word logits (W, C) of each query, adapted on its own supports by one SGD step.
 
     Args:
@@ -53,7 +54,7 @@ def batched_logits(
 
     Raises:
         SettingError: for more than one step, or another optimiser than SGD.
-        UnsupportedModelError: if an adapted layer is not a Linear or LayerNorm that reads each sentence once.
+        UnsupportedModelError: if an adapted layer is not a Linear or LayerNorm that reads each sentence just once.
     """
     if not can_batch(inner):
         raise SettingError(
@@ -149,6 +150,9 @@ def _support_factors(
     try:
         with torch.enable_grad():
             logits, _ = forward(network, batch.input_ids, batch.attention_mask)
+            unread = next((name for name in modules if name not in inputs), None)
+            if unread is not None:
+                raise UnsupportedModelError(_not_once(unread, modules[unread]))
             loss = masked_token_loss(logits, labels, 0.0, sentence_weights=counted.to(logits.dtype)).sum()
             gradients = torch.autograd.grad(loss, list(outputs.values()))
     finally:
@@ -178,7 +182,11 @@ def _check_layer(
 ) -> None:
     simple = type(module) in (nn.Linear, nn.LayerNorm) and len(args) == 1
     if seen or not simple or output.dim() != 3 or len(output) != batch:
-        raise UnsupportedModelError(
-            f"the layer {name!r} ({type(module).__name__}) does not read each sentence once as a Linear or LayerNorm, "
-            "so the batched engine cannot adapt it: use engine='reference'"
-        )
+        raise UnsupportedModelError(_not_once(name, module))
+
+
+def _not_once(name: str, module: nn.Module) -> str:
+    return (
+        f"the layer {name!r} ({type(module).__name__}) does not read each sentence once as a Linear or LayerNorm, "
+        "so the batched engine cannot adapt it: use engine='reference'"
+    )

@@ -7,6 +7,7 @@ works on a copy of the weights that move, so the model itself is never written t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ __all__ = ["reference_logits"]
 
 def reference_logits(
     model: MetaNER, tasks: Sequence[Task], inner: InnerStep, batch_size: int, progress: bool = False
-) -> list[NDArray[np.float32]]:
+) -> list[NDArray[np.floating[Any]]]:
     """Word logits (W, C) of each query, its weights adapted on its own supports.
 
     Args:
@@ -39,7 +40,7 @@ def reference_logits(
     """
     network, weights = _working_copy(model)
     start = {name: weight.detach().clone() for name, weight in weights.items()}
-    results: list[NDArray[np.float32]] = []
+    results: list[NDArray[np.floating[Any]]] = []
     for task in track(tasks, "adapting", progress):
         if task.supports:
             _take_steps(model, network, weights, task, inner)
@@ -61,10 +62,12 @@ def _working_copy(model: MetaNER) -> tuple[PreTrainedModel, dict[str, nn.Paramet
     frozen = model.settings.freeze_layers
     network = weight_sharing_copy(model.network, own=adapted_modules(model.network, frozen).values())
     weights = {
-        f"{name}.{key}": parameter.requires_grad_(True)
+        f"{name}.{key}": parameter
         for name, module in adapted_modules(network, frozen).items()
         for key, parameter in module.named_parameters(recurse=False)
     }
+    for weight in weights.values():
+        weight.requires_grad_(True)
     return network, weights
 
 
@@ -87,6 +90,6 @@ def _take_steps(
                 if gradient is None:
                     continue
                 if inner.optimizer == "sgd":
-                    weight -= inner.lr * gradient
+                    weight.sub_(inner.lr * gradient)
                 else:
                     bertadam_update(name, weight, gradient, state, inner.lr)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,13 +44,13 @@ class InnerStep:
     optimizer: InnerOptimizer = "sgd"
 
     def __post_init__(self) -> None:
-        if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 1:
-            raise SettingError(f"steps={self.steps!r}: expected a whole number, 1 or more")
-        if not 0 < self.lr < math.inf:
-            raise SettingError(f"lr={self.lr}: expected a positive number")
         if self.optimizer not in get_args(InnerOptimizer):
             raise SettingError(f"inner_optimizer={self.optimizer!r}: expected one of {get_args(InnerOptimizer)}")
+        if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 1:
+            raise SettingError(f"steps={self.steps!r}: expected a whole number, 1 or more")
+        if isinstance(self.lr, bool) or not isinstance(self.lr, (int, float)) or not 0 < self.lr < math.inf:
+            raise SettingError(f"lr={self.lr!r}: expected a positive number")
 
 
 # (model, tasks, inner step, batch size, show progress) -> word logits (W, C) of each query
-Engine = Callable[["MetaNER", Sequence[Task], InnerStep, int, bool], "list[NDArray[np.float32]]"]
+Engine = Callable[["MetaNER", Sequence[Task], InnerStep, int, bool], "list[NDArray[np.floating[Any]]]"]
