@@ -79,13 +79,16 @@ class TrainingState:
         try:
             with safe_open(str(self.path), framework="pt") as file:
                 notes = json.loads(file.metadata()["state"])
-                if notes["run"] != self.run:
-                    differing = sorted(k for k in self.run if notes["run"].get(k) != self.run[k])
+                # What a checkpoint of an earlier release does not note down cannot be compared.
+                differing = sorted(k for k in self.run if notes["run"].get(k, self.run[k]) != self.run[k])
+                if differing:
                     raise SettingError(
                         f"{self.path} is the checkpoint of a run with other {', '.join(differing)}: "
                         "give another output folder, the same settings, or delete the checkpoint"
                     )
                 step = int(notes["step"])
+                self.history = [(int(at), float(f1)) for at, f1 in notes["history"]]
+                self.best_f1, self.best_step = notes["best_f1"], int(notes["best_step"])
                 with torch.no_grad():
                     for name, parameter in self.parameters.items():
                         parameter.copy_(file.get_tensor(f"weight/{name}"))
@@ -94,14 +97,12 @@ class TrainingState:
                             "exp_avg": file.get_tensor(f"first/{name}").to(parameter.device),
                             "exp_avg_sq": file.get_tensor(f"second/{name}").to(parameter.device),
                         }
-                        if notes["best_step"]:
+                        if self.best_step:
                             self.best[name] = file.get_tensor(f"best/{name}").to(parameter.device)
-        except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as error:
-            if isinstance(error, SettingError):
-                raise
+        except SettingError:
+            raise
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
             raise ModelFileError(f"{self.path} is damaged ({error}): delete it to start anew") from error
-        self.history = [(int(at), float(f1)) for at, f1 in notes["history"]]
-        self.best_f1, self.best_step = notes["best_f1"], notes["best_step"]
         return step
 
     def load_best(self, model: MetaNER) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import time
@@ -13,11 +14,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from pymetaner.checkpoint import MEMORY, save
 from pymetaner.errors import EmptyDataError, SettingError
 from pymetaner.evaluation import evaluate
 from pymetaner.files import write_atomically
 from pymetaner.model import MetaNER
-from pymetaner.network import adapted_modules
+from pymetaner.network import adapted_modules, fingerprint_of
 from pymetaner.progress import bar
 from pymetaner.sentence import Sentence
 from pymetaner.training.objective import batch_loss, mask_entities
@@ -61,18 +63,18 @@ class TrainSettings:
     seed: int = 95
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "evaluate_every", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise SettingError(f"{name}={getattr(self, name)}: expected 1 or more")
-        for name in ("lr", "clip"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise SettingError(f"{name}={getattr(self, name)}: expected a positive number")
-        for name in ("warmup", "mask_probability"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise SettingError(f"{name}={getattr(self, name)}: expected 0 to 1")
-        for name in ("weight_decay", "lambda_max"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise SettingError(f"{name}={getattr(self, name)}: expected 0 or more")
+        for name, value in asdict(self).items():
+            whole = name in ("steps", "batch_size", "evaluate_every", "checkpoint_every", "seed")
+            if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
+                raise SettingError(f"{name}={value!r}: expected a {'whole ' if whole else ''}number")
+            if whole and value < 1 and name != "seed":
+                raise SettingError(f"{name}={value}: expected 1 or more")
+            if name in ("lr", "clip") and not 0 < value < math.inf:
+                raise SettingError(f"{name}={value}: expected a positive number")
+            if name in ("warmup", "mask_probability") and not 0 <= value <= 1:
+                raise SettingError(f"{name}={value}: expected 0 to 1")
+            if name in ("weight_decay", "lambda_max") and not 0 <= value < math.inf:
+                raise SettingError(f"{name}={value}: expected 0 or more")
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ class TrainingReport:
 
     Attributes:
         best_step: the step whose weights were kept.
-        best_f1: its dev F1, 0 to 100; None without a dev set.
+        best_f1: its dev F1, 0 to 1; None without a dev set.
         history: (step, dev F1) of every look at the dev set.
         seconds: how long this call took.
     """
@@ -106,6 +108,9 @@ def train(
     Killed at any moment and called again with the same arguments, it goes on from the last checkpoint in the folder
     and ends with the same weights (on the CPU, with the same number of threads).
 
+    Training moves the vectors of a memory that the model has, so none is saved: afterwards call
+    ``model.memory.rebuild()`` and ``model.save_pretrained(out)``.
+
     Args:
         model: the model; its weights are changed.
         sentences: labelled sentences.
@@ -117,13 +122,21 @@ def train(
     Raises:
         EmptyDataError: if no sentence is labelled.
         LabelMismatchError: if a sentence has an entity type that the model does not tag.
-        SettingError: if the folder holds a checkpoint of another run.
+        SettingError: if the folder holds a checkpoint of another run, or a memory.
+        SaveError: if the folder cannot be written.
     """
     settings = settings or TrainSettings()
     started = time.monotonic()
+    folder = Path(out)
     labelled = [sentence for sentence in sentences if sentence.tags]
     if not labelled:
         raise EmptyDataError("no labelled sentence to train on: expected sentences with one tag a word")
+    if dev is not None and not any(sentence.tags for sentence in dev):
+        raise EmptyDataError("no labelled sentence in `dev` to pick the best weights on: leave it out, or label some")
+    if (folder / MEMORY).exists():
+        raise SettingError(
+            f"{folder} holds a memory, which would not fit the trained weights: give another folder, or move it away"
+        )
     tag_ids = [model.labels.encode(sentence.tags or ()) for sentence in labelled]
     mask_id = model.tokenizer.mask_token_id
     if settings.mask_probability and mask_id is None:
@@ -143,7 +156,13 @@ def train(
     for parameter in parameters.values():
         parameter.requires_grad_(True)
     optimizer = _optimizer(parameters, settings)
-    state = TrainingState(Path(out), parameters, optimizer, {**asdict(settings), "windows": len(windows)})
+    run = {
+        **asdict(settings),
+        "windows": len(windows),
+        "data": _digest(labelled, dev),
+        "frozen weights": fingerprint_of({n: t for n, t in network.state_dict().items() if n not in parameters}),
+    }
+    state = TrainingState(folder, parameters, optimizer, run)
     step = state.restore()
     started_at = step
 
@@ -161,7 +180,7 @@ def train(
                     ids = mask_entities(ids, labels, outside, mask_id, settings.mask_probability)
                 logits = model(ids, batch.attention_mask)
                 part = batch_loss(logits, labels, settings.lambda_max, words=total, sentences=len(batches[step]))
-                part.backward()  # type: ignore[no-untyped-call]
+                part.backward()
                 loss += part.item()
             nn.utils.clip_grad_norm_(parameters.values(), settings.clip)
             for group in optimizer.param_groups:
@@ -172,20 +191,26 @@ def train(
             if step % settings.evaluate_every == 0 or step == settings.steps:
                 f1 = None if dev is None else evaluate(model, dev, batch_size=64).plain.f1
                 if state.keep(step, f1):
-                    model.save_pretrained(out)
+                    save(model, folder, with_memory=False)
             if step % settings.checkpoint_every == 0 or step == settings.steps:
                 state.save(step)
             rate = (step - started_at) * settings.batch_size / (time.monotonic() - started)
-            best = "" if state.best_f1 is None else f", dev F1 {state.best_f1:.2f}"
-            progress_bar.update(
-                task, completed=step, description=f"loss {loss:.3f}{best}, {rate:.0f} sentences/s"
-            )
+            best = "" if state.best_f1 is None else f", dev F1 {100 * state.best_f1:.2f}"
+            progress_bar.update(task, completed=step, description=f"loss {loss:.3f}{best}, {rate:.0f} sentences/s")
     network.requires_grad_(True)
     report = TrainingReport(state.best_step, state.best_f1, state.history, time.monotonic() - started)
     summary = {"settings": asdict(settings), **asdict(report)}
-    write_atomically(Path(out) / "training.json", json.dumps(summary, indent=2).encode() + b"\n")
+    write_atomically(folder / "training.json", json.dumps(summary, indent=2).encode() + b"\n")
     state.load_best(model)
     return report
+
+
+def _digest(sentences: Sequence[Sentence], dev: Sequence[Sentence] | None) -> str:
+    """A hash of what a run is trained and measured on."""
+    digest = hashlib.sha256()
+    for sentence in (*sentences, *(dev or ())):
+        digest.update(repr((sentence.words, sentence.tags)).encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()[:32]
 
 
 def _parts(
