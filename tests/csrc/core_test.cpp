@@ -10,6 +10,7 @@
 #include <random>
 #include <vector>
 
+#include "common/elementary.hpp"
 #include "common/error.hpp"
 #include "common/parallel.hpp"
 #include "cosine_topk/cosine_topk.hpp"
@@ -52,6 +53,20 @@ void test_parallel_for() {
                 }),
                 "an exception of a task reaches the caller");
     }
+}
+
+void test_elementary() {
+    for (double x = 0.0; x > -708.0; x -= 0.00917) {
+        require(std::fabs(pymetaner::exp_nonpositive(x) / std::exp(x) - 1.0) < 5e-16, "the exponential is right");
+    }
+    for (double x = 1.0; x < 1e6; x *= 1.00013) {
+        require(std::fabs(pymetaner::log_of_sum(x) - std::log(x)) <= 3e-16 * (1.0 + std::log(x)), "the logarithm too");
+    }
+    constexpr double infinity = std::numeric_limits<double>::infinity();
+    constexpr double nan = std::numeric_limits<double>::quiet_NaN();
+    require(pymetaner::exp_nonpositive(0.0) == 1.0 && pymetaner::log_of_sum(1.0) == 0.0, "1 and 0 are exact");
+    require(pymetaner::exp_nonpositive(-infinity) == 0.0 && pymetaner::exp_nonpositive(-709.0) == 0.0, "0 far below");
+    require(std::isnan(pymetaner::exp_nonpositive(nan)) && std::isnan(pymetaner::log_of_sum(nan)), "NaN stays NaN");
 }
 
 void test_cosine_topk() {
@@ -144,6 +159,7 @@ void test_masked_token_loss() {
 
 int main() {
     test_parallel_for();
+    test_elementary();
     test_cosine_topk();
     test_masked_token_loss();
     std::puts("core: all tests passed");
