@@ -27,7 +27,7 @@ def cut(text: str) -> list[str]:
     return [text[start:end] for start, end in segment(text)]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(TEXTS)
 def test_every_character_that_is_not_space_is_in_one_word(text: str) -> None:
     position = 0
@@ -124,9 +124,9 @@ def test_blank_text_has_no_words(text: str) -> None:
 )
 def test_long_text_takes_a_moment_only(piece: str) -> None:
     text = piece * (100_000 // len(piece))
-    began = time.perf_counter()
+    began = time.process_time()
     assert segment(text)
-    assert time.perf_counter() - began < 5  # a tenth of that on an idle machine; quadratic rules take minutes
+    assert time.process_time() - began < 3  # 0.5 at most on an idle machine; quadratic rules take minutes
 
 
 def test_what_is_no_text_is_refused() -> None:

@@ -160,7 +160,7 @@ def test_wrong_settings_are_refused(tmp_path: Path) -> None:
 WORD = st.text(min_size=1).filter(lambda w: not set(w) & set("\t\r\n\0") and w.isprintable())
 
 
-@settings(deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.lists(st.lists(st.tuples(WORD, st.sampled_from(["", "PER", "LOC x"])), min_size=1), min_size=1))
 def test_what_is_written_is_read_again(
     tmp_path_factory: pytest.TempPathFactory, rows: list[list[tuple[str, str]]]

@@ -112,7 +112,7 @@ def test_broken_json_and_empty_files(tmp_path: Path) -> None:
         read(path)
 
 
-@settings(deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     st.lists(st.lists(st.tuples(st.text(min_size=1), st.sampled_from(["", "PER", "a-b c"])), min_size=1), min_size=1)
 )
@@ -129,7 +129,7 @@ def test_tokens_come_back(tmp_path_factory: pytest.TempPathFactory, rows: list[l
     assert read(path).sentences == sentences
 
 
-@settings(deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.text(min_size=1).filter(str.strip), st.data())
 def test_texts_come_back(tmp_path_factory: pytest.TempPathFactory, text: str, data: st.DataObject) -> None:
     edges = sorted(data.draw(st.sets(st.integers(0, len(text)), max_size=6)))
