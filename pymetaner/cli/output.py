@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import warnings
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from rich.console import Console
 
 __all__ = ["colored", "print_json", "print_rich", "say", "shown_warnings", "spinner"]
 
+_UNICODE_LINE_ENDS = re.compile("[\x85\u2028\u2029]")
 _STYLES = {"error": "bold red", "warning": "bold yellow", "note": "bold"}
 
 
@@ -28,7 +30,9 @@ def say(kind: str, message: str) -> None:
 
 def print_json(data: Any, *, lines: bool = False) -> None:
     """Write data as JSON, indented or (`lines`) on one line."""
-    print(json.dumps(data, ensure_ascii=False, indent=None if lines else 2))
+    text = json.dumps(data, ensure_ascii=False, indent=None if lines else 2)
+    # Line ends of Unicode are legal inside JSON strings, but many a reader of JSON lines would split there.
+    print(_UNICODE_LINE_ENDS.sub(lambda match: f"\\u{ord(match[0]):04x}", text))
 
 
 def print_rich(*renderables: object) -> None:

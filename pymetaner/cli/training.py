@@ -17,7 +17,6 @@ from pymetaner.cli.output import say, spinner
 from pymetaner.errors import ModelFileError, SettingError
 
 if TYPE_CHECKING:
-    from pymetaner.memory import Memory
     from pymetaner.model import MetaNER
     from pymetaner.readers import Corpus
     from pymetaner.sentence import Sentence
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["train"]
 
-REPORT, CHECKPOINT = "training.json", "checkpoint.safetensors"
+REPORT, CHECKPOINT, MEMORY = "training.json", "checkpoint.safetensors", "memory.sqlite"
 
 _START, _RUN = "What to start from", "The run"
 
@@ -72,7 +71,7 @@ def train(
     evaluate_every: Annotated[int, _option("Steps between two looks at the dev files.", _RUN, min=1)] = 300,
     checkpoint_every: Annotated[int, _option("Steps between two checkpoints.", _RUN, min=1)] = 100,
     seed: Annotated[int, _option("Fixes everything that is random.", _RUN)] = 95,
-    overwrite: Annotated[bool, _option("Replace a run that is in the folder.", _RUN, "--overwrite")] = False,
+    overwrite: Annotated[bool, _option("Replace the run in the folder, and its memory.", _RUN, "--overwrite")] = False,
     format: options.FormatOption = None,
     delimiter: options.Delimiter = None,
     word_column: options.WordColumn = 0,
@@ -107,29 +106,30 @@ def train(
         checkpoint_every=checkpoint_every,
         seed=seed,
     )
-    if overwrite:
-        for name in (REPORT, CHECKPOINT):
-            (out / name).unlink(missing_ok=True)
     reading = reading_options(format, delimiter, word_column, tag_column, notation, encoding)
     corpora = [read_file(path, reading) for path in files]
     dev_corpora = [read_file(path, reading) for path in dev or ()]
     names = _types(types, corpora)
 
-    if _is_finished(out, settings):
-        net, kept = load_model(str(out), device), None
-        data = _of_types(net, corpora, types)
+    if not overwrite and _is_finished(out, settings):
+        net = load_model(str(out), device)
         if not memory or len(net.memory):
             say("note", f"{out} holds this run, finished: nothing to do (--overwrite to train it again)")
             return
+        data = _of_types(net, corpora, types)
+        if model is not None:
+            net.memory = load_model(model, device).memory
     else:
         net = _new_model(encoder, names, seed, device) if encoder is not None else load_model(model, device)
-        kept = _set_memory_aside(net)
         if freeze_layers is not None:
             net.settings = replace(net.settings, freeze_layers=freeze_layers)
         if pooling is not None:
             net.settings = replace(net.settings, pooling=pooling)
         data = _of_types(net, corpora, types)
         held = [sentence for part in _of_types(net, dev_corpora, types, quiet=True) for sentence in part]
+        if overwrite:
+            for name in (REPORT, CHECKPOINT, MEMORY, f"{MEMORY}-wal", f"{MEMORY}-shm"):
+                (out / name).unlink(missing_ok=True)
         train_model(
             net,
             [sentence for part in data for sentence in part],
@@ -139,7 +139,7 @@ def train(
             progress=True,
         )
     if memory:
-        _fill(net, kept, data, files, out)
+        _fill(net, data, files, out)
     _report(out, len(net.memory))
 
 
@@ -157,15 +157,6 @@ def _new_model(encoder: str, types: Sequence[str], seed: int, device: str) -> Me
         from pymetaner.model import MetaNER
 
         return MetaNER.from_encoder(encoder, types, seed=seed).to(device)
-
-
-def _set_memory_aside(net: MetaNER) -> Memory | None:
-    """The model's memory, if it has one; training moves the vectors, so the model goes on without it meanwhile."""
-    from pymetaner.memory import Memory
-
-    kept = net.memory
-    net.memory = Memory(net)
-    return kept if len(kept) else None
 
 
 def _of_types(
@@ -214,16 +205,17 @@ def _is_finished(out: Path, settings: TrainSettings) -> bool:
     return True
 
 
-def _fill(net: MetaNER, kept: Memory | None, data: list[list[Sentence]], files: Sequence[Path], out: Path) -> None:
+def _fill(net: MetaNER, data: list[list[Sentence]], files: Sequence[Path], out: Path) -> None:
     """Give the model a memory of its training sentences, beside those it had before, and save it."""
     from pymetaner.memory import Memory
 
-    memory = Memory(net) if kept is None else kept
-    if kept is not None:
-        kept.rebuild(net, progress=True)
+    if len(net.memory):
+        net.memory.rebuild(net, progress=True)  # its vectors are those of the model before training
+    else:
+        net.memory = Memory(net)
     for path, sentences in zip(files, data, strict=True):
-        memory.add([s for s in sentences if s.words and s.tags is not None], source=path.name, progress=True)
-    net.memory = memory
+        labelled = [s for s in sentences if s.words and s.tags is not None]
+        net.memory.add(labelled, source=path.name, progress=True)
     with spinner("saving"):
         net.save_pretrained(out)
 

@@ -1,0 +1,145 @@
+"""`pymetaner memory`."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny import CORPUS, model_of
+
+from pymetaner import Memory, MetaNER, read
+from pymetaner.cli.brackets import labelled
+from pymetaner.errors import LabelMismatchError, SpanError
+
+ADA = "[PER Ada Lovelace] lived in [LOC London]."
+
+
+@pytest.fixture
+def memory(run: Any, folder: Path, tmp_path: Path) -> Path:
+    """A memory file of three sentences."""
+    file = tmp_path / "three.sqlite"
+    run("memory", "add", file, ADA, "It rained.", "--model", folder, "--source", "typed")
+    run("memory", "add", file, "[LOC Oslo] sleeps", "--model", folder)
+    return file
+
+
+def lines(run: Any, *arguments: object) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in run("memory", "list", *arguments, "--jsonl").stdout.splitlines()]
+
+
+def test_add_then_list(run: Any, memory: Path, folder: Path) -> None:
+    rows = lines(run, memory)
+    assert [(row["id"], row["text"]) for row in rows] == [
+        (1, "Ada Lovelace lived in London."),
+        (2, "It rained."),
+        (3, "Oslo sleeps"),
+    ]
+    assert [(e["text"], e["label"]) for e in rows[0]["entities"]] == [("Ada Lovelace", "PER"), ("London", "LOC")]
+    assert run("memory", "list", memory).stdout.splitlines()[0].split(maxsplit=1) == ["1", ADA]
+    assert [row["id"] for row in lines(run, memory, "--limit", 2)] == [1, 2]
+    assert [row["id"] for row in lines(run, memory, "--source", "typed")] == [1, 2]
+    again = run("memory", "add", memory, ADA, "[LOC Rome] sleeps", "--model", folder)
+    assert "1 sentence added (id 4), 1 there already" in again.stdout
+
+
+def test_search_finds_what_adapt_would_learn_from(run: Any, folder: Path) -> None:
+    text = "Marie Curie nació en Varsovia ."
+    result = run("memory", "search", folder, text, "--k", 3, "--json")
+    found = json.loads(result.stdout)
+    supports = json.loads(run("adapt", "--model", folder, "--k", 3, "--json", text).stdout)[0]["supports"]
+    assert [hit["text"] for hit in found] == [support["text"] for support in supports]
+    assert [hit["similarity"] for hit in found] == pytest.approx([s["similarity"] for s in supports], abs=1e-6)
+    shown = run("memory", "search", folder, text, "--k", 3).stdout.splitlines()
+    assert [line.split()[1] for line in shown] == [str(hit["id"]) for hit in found]
+    assert json.loads(run("memory", "search", folder, " ", "--json").stdout) == []
+
+
+def test_remove(run: Any, memory: Path) -> None:
+    assert "1 sentence removed, 2 left" in run("memory", "remove", memory, 3, 99).stdout
+    assert "2 sentences removed, 0 left" in run("memory", "remove", memory, "--source", "typed").stdout
+    assert lines(run, memory) == []
+
+
+def test_remove_wants_to_know_what(run: Any, memory: Path) -> None:
+    for arguments in ((), (1, "--all"), ("--source", "typed", "--all")):
+        run("memory", "remove", memory, *arguments, exits=2)
+    result = run("memory", "remove", memory, "--source", "elsewhere", exits=2)
+    assert "'typed'" in result.stderr
+    assert len(lines(run, memory)) == 3
+
+
+@pytest.mark.parametrize("format", ["jsonl", "columns"])
+def test_export_and_import(run: Any, memory: Path, folder: Path, tmp_path: Path, format: str) -> None:
+    file, copy = tmp_path / f"out.{format}", tmp_path / "copy.sqlite"
+    assert "3 sentences" in run("memory", "export", memory, file, "--format", format).stdout
+    result = run("memory", "import", copy, file, "--model", folder)
+    assert "3 sentences added" in result.stdout
+    assert [row["entities"][:1] and row["entities"][0]["label"] for row in lines(run, copy)] == ["PER", [], "LOC"]
+    assert json.loads(run("memory", "info", copy, "--json").stdout)["sources"] == {file.name: 3}
+
+
+def test_info(run: Any, folder: Path) -> None:
+    facts = json.loads(run("memory", "info", folder, "--json").stdout)
+    assert facts["sentences"] == len(CORPUS)
+    assert facts["types"] == ["LOC", "ORG", "PER"]
+    assert facts["encoder"] == MetaNER.from_pretrained(folder).fingerprint
+    assert facts["sources"] == {"corpus": len(CORPUS)}
+    assert "16" in run("memory", "info", folder).stdout
+
+
+def test_a_folder_stands_for_its_model_and_its_memory(run: Any, folder: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "model"
+    shutil.copytree(folder, copy)
+    run("memory", "add", copy, ADA)
+    assert len(MetaNER.from_pretrained(copy).memory) == len(CORPUS) + 1
+
+
+def test_a_memory_of_another_encoder(run: Any, memory: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    model_of(seed=1).save_pretrained(other)
+    result = run("adapt", "--model", other, "--memory", memory, "Ada", exits=1)
+    assert f"pymetaner memory rebuild {memory}" in result.stderr
+    assert len(lines(run, memory)) == 3  # listing needs no model
+    assert "3 sentences embedded again" in run("memory", "rebuild", memory, "--model", other).stdout
+    assert len(Memory(MetaNER.from_pretrained(other), memory)) == 3
+    run("adapt", "--model", other, "--memory", memory, "Ada")
+
+
+def test_what_is_no_memory(run: Any, tmp_path: Path) -> None:
+    run("memory", "list", tmp_path / "none.sqlite", exits=1)
+    (tmp_path / "text").write_text("no memory")
+    for command in ("list", "info"):
+        assert "Traceback" not in run("memory", command, tmp_path / "text", exits=1).stderr
+    assert not (tmp_path / "none.sqlite").exists()
+
+
+def test_a_wrong_sentence_changes_nothing(run: Any, memory: Path, folder: Path) -> None:
+    result = run("memory", "add", memory, "[LOC Bergen] is wet", "[CITY Bergen] is wet", "--model", folder, exits=1)
+    assert "'CITY' is not an entity type" in result.stderr
+    assert len(lines(run, memory)) == 3
+
+
+def test_brackets() -> None:
+    types = {"PER", "LOC"}
+    sentence = labelled(r"[PER  Ada  Lovelace ] wrote \[sic\] in [LOC Ockham]'s \\ park", types)
+    assert sentence.text == r"Ada  Lovelace wrote [sic] in Ockham's \ park"
+    assert [(e.text, e.label) for e in sentence.entities] == [("Ada  Lovelace", "PER"), ("Ockham", "LOC")]
+    assert labelled("", types).words == ()
+    assert labelled("[LOC 京都]は", types).entities[0].text == "京都"
+    for wrong in ("[Ada]", "Ada]", "[PER Ada", "[PER [LOC x]]", "[PER ]"):
+        with pytest.raises(SpanError):
+            labelled(wrong, types)
+    with pytest.raises(LabelMismatchError):
+        labelled("[ORG UNESCO]", types)
+
+
+def test_brackets_read_what_list_prints(run: Any, folder: Path, tmp_path: Path) -> None:
+    printed = [line.split(maxsplit=1)[1] for line in run("memory", "list", folder).stdout.splitlines()]
+    for text, sentence in zip(printed, CORPUS, strict=True):
+        typed = labelled(text, {"PER", "ORG", "LOC"})
+        assert [(e.text, e.label) for e in typed.entities] == [(e.text, e.label) for e in sentence.entities]
+    run("memory", "export", folder, tmp_path / "out.conll", "--format", "columns")
+    assert [s.words for s in read(tmp_path / "out.conll")] == [s.words for s in CORPUS]

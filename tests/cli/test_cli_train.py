@@ -1,0 +1,160 @@
+"""`pymetaner train`."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny import CORPUS
+
+from pymetaner import MetaNER, TrainSettings, read, write
+from pymetaner.cli.training import train as command
+from pymetaner.training.state import TrainingState
+
+FEW = ("--steps", 6, "--batch-size", 4, "--evaluate-every", 3, "--checkpoint-every", 2, "--freeze-layers", 1)
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def same(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+
+
+@pytest.fixture(scope="module")
+def trained(folder: Path, labelled_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run, with a memory."""
+    from typer.testing import CliRunner
+
+    from pymetaner.cli import app
+
+    out = tmp_path_factory.mktemp("runs") / "one"
+    arguments = ("train", labelled_file, "--dev", labelled_file, "--encoder", folder, "--out", out, *FEW)
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert result.exit_code == 0, result.output
+    assert "dev F1" in result.stdout and "16 sentences in the memory" in result.stdout
+    return out
+
+
+def test_a_trained_model_is_complete(run: Any, trained: Path, folder: Path, labelled_file: Path) -> None:
+    model = MetaNER.from_pretrained(trained)
+    assert model.types == {"PER", "ORG", "LOC"}
+    assert model.settings.freeze_layers == 1
+    assert [sentence.words for _, sentence in model.memory] == [sentence.words for sentence in CORPUS]
+    assert model.memory.sources().keys() == {labelled_file.name}
+    assert not same(weights(trained), weights(folder))
+    report = json.loads((trained / "training.json").read_text())
+    assert [step for step, _ in report["history"]] == [3, 6]
+    result = json.loads(run("evaluate", trained, labelled_file, "--adapt", "--json").stdout)
+    assert result["files"][0]["plain"]["f1"] == pytest.approx(report["best_f1"])
+
+
+def test_a_finished_run_is_left_alone(run: Any, trained: Path, folder: Path, labelled_file: Path) -> None:
+    arguments = ("train", labelled_file, "--dev", labelled_file, "--encoder", folder, "--out", trained)
+    before = (trained / "model.safetensors").stat().st_mtime_ns
+    assert "nothing to do" in run(*arguments, *FEW).stderr
+    result = run(*arguments, *FEW, "--lr", 0.01, exits=2)
+    assert "finished run with other lr" in result.stderr
+    assert (trained / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_a_stopped_run_goes_on(
+    run: Any, trained: Path, folder: Path, labelled_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    arguments = ("train", labelled_file, "--dev", labelled_file, "--encoder", folder, "--out", out, *FEW)
+    save = TrainingState.save
+
+    def stop(state: TrainingState, step: int) -> None:
+        save(state, step)
+        if step == 4:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(TrainingState, "save", stop)
+        stopped = run(*arguments, exits=130)
+    assert "Traceback" not in stopped.stderr
+    assert not (out / "training.json").exists()
+    run(*arguments)
+    assert same(weights(out), weights(trained))
+    assert len(MetaNER.from_pretrained(out).memory) == 16
+
+
+def test_a_run_stopped_before_its_memory_was_made_gets_it(
+    run: Any, trained: Path, folder: Path, labelled_file: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    arguments = ("train", labelled_file, "--dev", labelled_file, "--encoder", folder, "--out", out, *FEW)
+    run(*arguments, "--no-memory")
+    assert len(MetaNER.from_pretrained(out).memory) == 0
+    assert "16 sentences in the memory" in run(*arguments).stdout
+    assert len(MetaNER.from_pretrained(out).memory) == 16
+    assert same(weights(out), weights(trained))
+
+
+def test_other_types_become_o(run: Any, folder: Path, labelled_file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    arguments = ("train", labelled_file, "--encoder", folder, "--out", out, "--steps", 1, "--types", "PER, LOC")
+    result = run(*arguments)
+    assert "ORG is not among --types: 8 entities read as O" in result.stderr
+    model = MetaNER.from_pretrained(out)
+    assert model.types == {"PER", "LOC"} == model.memory.types
+    assert "comma" in run(*arguments[:-1], "PER,,LOC", "--overwrite", exits=2).stderr
+
+
+def test_a_model_is_trained_further_and_keeps_its_memory(run: Any, folder: Path, tmp_path: Path) -> None:
+    file, out = tmp_path / "new.jsonl", tmp_path / "run"
+    write(file, [CORPUS[0].with_tags(["O"] * len(CORPUS[0]))])
+    arguments = ("train", file, "--model", folder, "--out", out, "--steps", 1, "--mask-probability", 0)
+    for later in ((), ("--overwrite", "--no-memory"), ()):  # at last as if it had been stopped before the memory
+        run(*arguments, *later)
+        model = MetaNER.from_pretrained(out)
+        expected = {} if later else {"corpus": 16, "new.jsonl": 1}
+        assert {name: len(ids) for name, ids in model.memory.sources().items()} == expected
+        assert model.fingerprint != MetaNER.from_pretrained(folder).fingerprint
+    unknown = tmp_path / "unknown.conll"
+    unknown.write_text("Ada B-SCIENTIST\n")
+    result = run("train", unknown, "--model", folder, "--out", tmp_path / "other", exits=1)
+    assert "SCIENTIST" in result.stderr
+
+
+def test_characters_are_regrouped_as_for_tagging(run: Any, folder: Path, tmp_path: Path) -> None:
+    file, out = tmp_path / "zh.conll", tmp_path / "run"
+    tags = ["O", "O", "B-ORG", "I-ORG", "I-ORG", "I-ORG", "O", "O"]
+    file.write_text("".join(f"{c} {tag}\n" for c, tag in zip("他在北京大学读书", tags, strict=True)))
+    run("train", file, "--encoder", folder, "--out", out, "--steps", 1)
+    ((_, sentence),) = MetaNER.from_pretrained(out).memory
+    assert sentence.words == ("他", "在", "北京大学", "读书")
+
+
+def test_overwrite_starts_anew(run: Any, folder: Path, labelled_file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    run("train", labelled_file, "--encoder", folder, "--out", out, "--steps", 1)
+    run("train", labelled_file, "--encoder", folder, "--out", out, "--steps", 2, "--overwrite", "--no-memory")
+    assert json.loads((out / "training.json").read_text())["settings"]["steps"] == 2
+    assert len(MetaNER.from_pretrained(out).memory) == 0
+
+
+@pytest.mark.parametrize("start", [(), ("--encoder", "x", "--model", "y")])
+def test_one_thing_to_start_from(run: Any, labelled_file: Path, tmp_path: Path, start: tuple[str, ...]) -> None:
+    assert "start from" in run("train", labelled_file, "--out", tmp_path / "run", *start, exits=2).stderr
+
+
+def test_a_model_is_not_trained_over_itself(run: Any, folder: Path, labelled_file: Path) -> None:
+    result = run("train", labelled_file, "--model", folder, "--out", folder, exits=2)
+    assert "give another folder" in result.stderr
+    assert len(list(read(labelled_file))) == 16
+
+
+def test_the_defaults_are_the_library_s() -> None:
+    parameters = inspect.signature(command).parameters
+    for field in fields(TrainSettings):
+        if field.name in parameters:
+            assert parameters[field.name].default == field.default, field.name
