@@ -108,6 +108,8 @@ class _Factors:
             inputs = self.inputs[name][self.rows].flatten(1, 2)
             gradients = (self.gradients[name][self.rows] * (-lr * self.weights)[:, :, None, None]).flatten(1, 2)
             (query,) = args
+            if len(query) != len(inputs):
+                raise UnsupportedModelError(_not_once(name, module))
             if isinstance(module, nn.LayerNorm):
                 step = _normalised(module, query) * (gradients * inputs).sum(1, keepdim=True)
             else:
@@ -137,7 +139,7 @@ def _support_factors(
 
     def record(name: str):  # type: ignore[no-untyped-def]
         def keep(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-            _check_layer(name, module, args, output, len(windows), seen=name in inputs)
+            _check_layer(name, module, args, output, batch.input_ids.shape, seen=name in inputs)
             inputs[name] = (
                 _normalised(module, args[0]).detach() if isinstance(module, nn.LayerNorm) else args[0].detach()
             )
@@ -168,7 +170,7 @@ def _support_factors(
     for i, group in enumerate(groups):
         if group:
             rows[i, : len(group)] = torch.tensor(group, device=model.device)
-            weights[i, : len(group)] = 1 / counted[group].sum()
+            weights[i, : len(group)] = 1 / int(counted[group].sum())
     return _Factors(inputs, dict(zip(outputs, gradients, strict=True)), rows, weights)
 
 
@@ -178,10 +180,10 @@ def _normalised(norm: nn.LayerNorm, x: Tensor) -> Tensor:
 
 
 def _check_layer(
-    name: str, module: nn.Module, args: tuple[Tensor, ...], output: Tensor, batch: int, seen: bool
+    name: str, module: nn.Module, args: tuple[Tensor, ...], output: Tensor, shape: torch.Size, seen: bool
 ) -> None:
     simple = type(module) in (nn.Linear, nn.LayerNorm) and len(args) == 1
-    if seen or not simple or output.dim() != 3 or len(output) != batch:
+    if seen or not simple or output.dim() != 3 or output.shape[:2] != shape:
         raise UnsupportedModelError(_not_once(name, module))
 
 

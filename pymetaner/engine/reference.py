@@ -78,12 +78,12 @@ def _take_steps(
     batch = make_batch(model.words.windows(task.supports), model.pad_id).to(model.device)
     labels = batch.labels([model.labels.encode(support.tags or ()) for support in task.supports])
     counted = (labels != IGNORE).sum(1)
-    share = counted / counted.sum()
+    share = counted.to(network.dtype) / counted.sum()
     state: dict[str, tuple[Tensor, Tensor]] = {}
     for _ in range(inner.steps):
         with torch.enable_grad():
             logits, _ = forward(network, batch.input_ids, batch.attention_mask)
-            loss = masked_token_loss(logits, labels, 0.0, sentence_weights=share.to(logits.dtype)).sum()
+            loss = masked_token_loss(logits, labels, 0.0, sentence_weights=share).sum()
             gradients = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
         with torch.no_grad():
             for (name, weight), gradient in zip(weights.items(), gradients, strict=True):
