@@ -26,7 +26,7 @@ Form: TypeAlias = Literal["text", "json", "jsonl"]
 CHUNK = 512
 """Lines of a file that are read, tagged and printed together."""
 
-Texts = Annotated[list[str] | None, typer.Argument(metavar="[TEXT]...", help="Sentences, one an argument.")]
+Texts = Annotated[list[str] | None, typer.Argument(metavar="TEXT", help="Sentences, one an argument.")]
 File = Annotated[str | None, typer.Option("--file", "-f", metavar="FILE", help="A sentence a line; - for stdin.")]
 Tokens = Annotated[bool, typer.Option("--tokens", help="Words are split already, by spaces.")]
 JsonLines = Annotated[bool, typer.Option("--jsonl", help="Print JSON, a sentence a line, as they are done.")]

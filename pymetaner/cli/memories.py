@@ -53,7 +53,7 @@ SourceOption = Annotated[str | None, typer.Option("--source", help="Only the sen
 def add(
     memory: MemoryFile,
     sentences: Annotated[
-        list[str], typer.Argument(metavar="SENTENCE...", help="As '[PER Ada Lovelace] lived in [LOC London].'")
+        list[str], typer.Argument(metavar="SENTENCE", help="As '[PER Ada Lovelace] lived in [LOC London].'")
     ],
     model: ModelOption = None,
     source: Annotated[str, typer.Option(help="Where they come from, kept with them.")] = "",
@@ -73,7 +73,7 @@ def add(
 def import_(
     memory: MemoryFile,
     files: Annotated[
-        list[Path], typer.Argument(metavar="FILE...", exists=True, dir_okay=False, help="Labelled files.")
+        list[Path], typer.Argument(metavar="FILE", exists=True, dir_okay=False, help="Labelled files.")
     ],
     model: ModelOption = None,
     source: Annotated[
@@ -109,7 +109,7 @@ def export(
 @memory_app.command()
 def remove(
     memory: MemoryFile,
-    ids: Annotated[list[int] | None, typer.Argument(metavar="[ID]...", help="Ids, as `list` shows them.")] = None,
+    ids: Annotated[list[int] | None, typer.Argument(metavar="ID", help="Ids, as `list` shows them.")] = None,
     source: SourceOption = None,
     everything: Annotated[bool, typer.Option("--all", help="All sentences.")] = False,
 ) -> None:

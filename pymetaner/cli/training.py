@@ -35,7 +35,7 @@ def _option(text: str, panel: str, *names: str, **rules: Any) -> Any:
 
 def train(
     files: Annotated[
-        list[Path], typer.Argument(metavar="TRAIN...", exists=True, dir_okay=False, help="Labelled files.")
+        list[Path], typer.Argument(metavar="TRAIN", exists=True, dir_okay=False, help="Labelled files.")
     ],
     out: Annotated[Path, typer.Option(metavar="DIR", file_okay=False, help="The folder that gets the model.")],
     dev: Annotated[
