@@ -6,6 +6,7 @@ case against its fastest peer; `ratio` is the time of the peer over ours, so mor
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import sys
 import tempfile
@@ -58,6 +59,8 @@ def main(
         raise typer.BadParameter(f"there is no group {group!r}: choose one of {', '.join(GROUPS)}")
     if backend() != "native":
         raise typer.BadParameter("the compiled extension is needed: unset PYMETANER_BACKEND, or build it first")
+    if plot_file is not None and importlib.util.find_spec("matplotlib") is None:
+        raise typer.BadParameter("--plot needs matplotlib: pip install 'pymetaner[bench]'")
     rows = run(group, quick)
     show(rows)
     if json_file is not None:

@@ -18,7 +18,8 @@ FloatArray = NDArray[np.floating[Any]]
 IntArray = NDArray[np.int64]
 
 _LANES = 8  # as in csrc/cosine_topk/dot.hpp
-_CHUNK = 2**23  # float64 elements that the reference holds at a time, about
+_CHUNK = 2**20  # float64 elements that the reference multiplies at a time: what a cache holds
+_PANEL = 2**23  # float64 scores that it holds at a time
 
 
 @overload
@@ -78,14 +79,14 @@ def cosine_topk_reference(
     q_norm, b_norm = _norms(q, "queries"), _norms(b, "bank")
     if exclude is None:
         exclude = torch.full((len(q),), -1, device=q.device)
-    panel = max(1, _CHUNK // max(1, len(b), min(k, len(b)) * q.shape[1]))
+    panel = max(1, _PANEL // max(1, len(b)))
     parts = [slice(i, i + panel) for i in range(0, max(1, len(q)), panel)]
     found = [_search(q[part], q_norm[part], exclude[part], b, b_norm, k) for part in parts]
     return torch.cat([scores for scores, _ in found]), torch.cat([indices for _, indices in found])
 
 
 def _search(q: Tensor, q_norm: Tensor, exclude: Tensor, b: Tensor, b_norm: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    row, index = _candidates(_divided(q, q_norm[:, None]), exclude, _divided(b, b_norm[:, None]), k)
+    row, index = _candidates(_divided(q @ b.T, q_norm[:, None] * b_norm), exclude, k, q.shape[1])
     chunk = max(1, _CHUNK // q.shape[1])
     pairs = zip(torch.split(row, chunk), torch.split(index, chunk), strict=True)
     score = _divided(torch.cat([_dots(q[i], b[j]) for i, j in pairs]), q_norm[row] * b_norm[index])
@@ -102,36 +103,37 @@ def _search(q: Tensor, q_norm: Tensor, exclude: Tensor, b: Tensor, b_norm: Tenso
 
 
 @torch.no_grad()
-def _candidates(q_unit: Tensor, exclude: Tensor, b_unit: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def _candidates(approximate: Tensor, exclude: Tensor, k: int, dim: int) -> tuple[Tensor, Tensor]:
     """(row, index) of every pair whose score is within rounding of the row's k-th best, row by row, index ascending."""
-    approximate = q_unit @ b_unit.T
     excluding = (exclude >= 0).nonzero().squeeze(1)
     approximate[excluding, exclude[excluding]] = -torch.inf
-    if b_unit.shape[0] > k:
-        # Any order of adding d products errs by at most (d + 2) units of roundoff; both sides of the comparison may.
-        margin = 4 * (q_unit.shape[1] + 8) * torch.finfo(torch.float64).eps
+    threshold = approximate.new_full((len(approximate), 1), -torch.inf)
+    if approximate.shape[1] > k:
+        # Any order of adding d products errs by at most d units of roundoff, norms and division by a few more; both
+        # sides of the comparison may, and each has two such errors: in the approximate score and in the final one.
+        margin = 4 * (dim + 8) * torch.finfo(torch.float64).eps
         threshold = approximate.topk(k, dim=1).values[:, -1:] - margin
-    else:
-        threshold = approximate.new_full((len(q_unit), 1), -torch.inf)
     row, index = ((approximate >= threshold) & (approximate > -torch.inf)).nonzero(as_tuple=True)
     return row, index
 
 
 def _dots(x: Tensor, y: Tensor) -> Tensor:
     """Row by row dot products of float64 tensors (P, d), added in the order that csrc/cosine_topk/dot.hpp fixes."""
-    products = x * y
-    lanes = products.new_zeros(len(x), _LANES)
-    for part in torch.split(products, _LANES, dim=1):
-        lanes = lanes + torch.nn.functional.pad(part, (0, _LANES - part.shape[1]))
-    while lanes.shape[1] > 1:
-        half = lanes.shape[1] // 2
-        lanes = lanes[:, :half] + lanes[:, half:]
-    return lanes[:, 0]
+    steps = -(-x.shape[1] // _LANES)
+    # Pairs go last, so that each step adds long contiguous rows.
+    products = torch.nn.functional.pad((x * y).T, (0, 0, 0, steps * _LANES - x.shape[1])).contiguous()
+    lanes = torch.zeros_like(products[:_LANES])
+    for step in torch.split(products, _LANES):
+        lanes = lanes + step
+    while len(lanes) > 1:
+        half = len(lanes) // 2
+        lanes = lanes[:half] + lanes[half:]
+    return lanes[0]
 
 
 def _norms(rows: Tensor, name: str) -> Tensor:
     """The norm of each row of widened floats: finite exactly if the whole row is, 0 exactly for a row of zeros."""
-    chunk = max(1, _CHUNK // max(1, rows.shape[1]))
+    chunk = max(1, _CHUNK // rows.shape[1])
     squares = torch.cat([_dots(part, part) for part in torch.split(rows, chunk)])
     finite = squares.detach().isfinite()
     if not finite.all():
