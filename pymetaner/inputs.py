@@ -31,23 +31,22 @@ def as_sentences(x: Taggable) -> tuple[list[Sentence], bool]:
 
 
 def _sentence(item: object, where: str) -> Sentence:
-    if isinstance(item, Sentence):
-        return regroup(item)
     if isinstance(item, str):
         try:
             return sentence_from_text(item)
         except InputError as error:
             raise InputError(f"{where}: {error}") from error
-    if not isinstance(item, Sequence) or isinstance(item, (bytes, bytearray)):
+    tokens = item.words if isinstance(item, Sentence) else item
+    if not isinstance(tokens, Sequence) or isinstance(tokens, (bytes, bytearray)):
         raise InputError(_expected(where, item))
-    for i, token in enumerate(item):
+    for i, token in enumerate(tokens):
         if not isinstance(token, str):
             raise InputError(f"{where}, token {i}: {token!r} is a {type(token).__name__}, expected a string")
         if any("\ud800" <= character <= "\udfff" for character in token):
             raise InputError(
                 f"{where}, token {i}: {token!r} has a lone surrogate, which is not text: decode it properly"
             )
-    return regroup(Sentence(tuple(item)))
+    return regroup(item if isinstance(item, Sentence) else Sentence(tuple(tokens)))
 
 
 def _expected(where: str, given: object) -> str:
