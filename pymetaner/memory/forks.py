@@ -1,26 +1,30 @@
-"""Locks that a fork finds free: a child must not wait for a thread that only its parent has."""
+"""No SQLite connection may cross a fork: it would share its idea of who holds which lock with its copy.
+
+So before a fork every memory waits until no thread uses it and closes its file; afterwards parent and child open it
+again, each for itself, when they next use it.
+"""
 
 from __future__ import annotations
 
 import os
 import threading
 import weakref
+from abc import ABC, abstractmethod
 from typing import Any
 
 __all__ = ["ForkSafe"]
 
 
-class ForkSafe:
-    """An object with a lock; a fork waits for the lock, so the child gets the object in a complete state.
-
-    Attributes:
-        forked: true in a child whose parent made the object.
-    """
+class ForkSafe(ABC):
+    """An object with a lock, `_lock`, that a fork waits for, and that a child finds free."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
-        self.forked = False
         _living.add(self)
+
+    @abstractmethod
+    def suspend(self) -> None:
+        """Lets go of what may not cross a fork; called with the lock held."""
 
 
 _living: weakref.WeakSet[ForkSafe] = weakref.WeakSet()
@@ -31,6 +35,7 @@ def _before() -> None:
     for item in list(_living):
         item._lock.acquire()
         _held.append(item)
+        item.suspend()
 
 
 def _in_parent() -> None:
@@ -40,9 +45,7 @@ def _in_parent() -> None:
 
 def _in_child() -> None:
     while _held:
-        item = _held.pop()
-        item._lock = threading.RLock()
-        item.forked = True
+        _held.pop()._lock = threading.RLock()
 
 
 _register: Any = getattr(os, "register_at_fork", None)  # Windows has neither fork nor this

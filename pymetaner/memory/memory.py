@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, NoReturn
@@ -65,13 +65,11 @@ class Memory:
         if read_only and (path is None or rebuild):
             raise SettingError("read_only=True needs the path of a memory and rebuild=False: leave one of them out")
         place = None if path is None else _absolute(path)
-
-        def open_store() -> Store:
-            if place is None:
-                return Store.new(encoder.fingerprint, encoder.dim)
-            return Store.read_only_at(place) if read_only else Store.at(place, encoder.fingerprint, encoder.dim)
-
-        self._start(encoder, open_store, place, read_only, rebuild, progress)
+        if place is None:
+            store = Store.new(encoder.fingerprint, encoder.dim)
+        else:
+            store = Store.read_only_at(place) if read_only else Store.at(place, encoder.fingerprint, encoder.dim)
+        self._start(encoder, store, rebuild, progress)
 
     @classmethod
     def load(
@@ -86,22 +84,13 @@ class Memory:
 
         Args and errors are those of `Memory`; the file must exist.
         """
-        place = _absolute(path)
         memory = cls.__new__(cls)
-        memory._start(encoder, lambda: Store.copy_of(place), None, False, rebuild, progress)
+        memory._start(encoder, Store.copy_of(_absolute(path)), rebuild, progress)
         return memory
 
-    def _start(
-        self,
-        encoder: SentenceEncoder,
-        open_store: Callable[[], Store],
-        path: Path | None,
-        read_only: bool,
-        renew: bool,
-        progress: bool,
-    ) -> None:
-        self._path, self._read_only = path, read_only
-        self._mirror = Mirror(encoder, open_store)
+    def _start(self, encoder: SentenceEncoder, store: Store, renew: bool, progress: bool) -> None:
+        self._path, self._read_only = store.path, store.read_only
+        self._mirror = Mirror(encoder, store)
         try:
             adopt(self._mirror, always=renew, progress=progress)
             len(self)  # loads and checks

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 
@@ -19,9 +19,6 @@ __all__ = ["Mirror"]
 CACHED_SENTENCES = 1024
 """Decoded sentences kept in RAM, a few MB."""
 
-_inherited: list[Store] = []
-"""Connections that a forked child got from its parent: never used, and never closed, for that could touch the file."""
-
 
 class Mirror(ForkSafe):
     """The bank of a store's vectors, brought up to date before every use.
@@ -30,24 +27,23 @@ class Mirror(ForkSafe):
 
     Args:
         encoder: whose vectors and entity types the store must have; replaced by a rebuild.
-        open_store: opens the store; called again in a forked child.
+        store: the store, which is the mirror's from now on.
 
     Attributes:
         bank: the vectors; to be read within `current()` or `changing()`.
         facts: what the store said of itself when it was last read; likewise.
     """
 
-    def __init__(self, encoder: SentenceEncoder, open_store: Callable[[], Store]) -> None:
-        super().__init__()
+    def __init__(self, encoder: SentenceEncoder, store: Store) -> None:
         self.encoder = encoder
-        self._open_store = open_store
-        self._open()
+        self._store: Store | None = store
+        self._closing = weakref.finalize(self, store.close)  # at exit at the latest
+        self._forget()
+        super().__init__()
 
-    def _open(self) -> None:
-        self._store: Store | None = self._open_store()
-        self._closing = weakref.finalize(self, self._store.close)  # at exit at the latest
+    def _forget(self) -> None:
         self.bank = Bank(0)
-        self.facts = Facts("", 0, -1, 0)
+        self.facts = Facts("", 0, rebuilds=-1)
         self._types: frozenset[str] | None = None
         self._seen: int | None = None
         self._cache: dict[int, Sentence] = {}
@@ -58,13 +54,10 @@ class Mirror(ForkSafe):
         with self._lock:
             if self._store is None:
                 raise MemoryFileError("this memory is closed: open it again with Memory(encoder, path)")
-            if self.forked:
-                self.forked = False
-                if self._store.path is None:
-                    self._store.adopt()
-                else:
-                    _inherited.append(self._store)
-                    self._open()
+            if self._store.suspended:
+                if not self._store.resume():
+                    self._forget()
+                self._seen = None
             yield self._store
 
     @contextmanager
@@ -111,6 +104,11 @@ class Mirror(ForkSafe):
         for key in list(islice(self._cache, max(0, len(self._cache) - CACHED_SENTENCES))):
             del self._cache[key]
         return sentences
+
+    def suspend(self) -> None:
+        """Closes the store until it is used again."""
+        if self._store is not None:
+            self._store.suspend()
 
     def close(self) -> None:
         """Closes the store; a second time does nothing."""

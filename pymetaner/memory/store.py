@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -71,12 +70,12 @@ class Store:
     """
 
     def __init__(self, connection: sqlite3.Connection, path: Path | None, *, read_only: bool = False) -> None:
-        self._connection = connection
+        self._connection: sqlite3.Connection | None = connection
         self.path = path
         self.read_only = read_only
         self.place = "the memory in RAM" if path is None else f"the memory {path}"
         self._logging = False
-        self._pid = os.getpid()
+        self._identity = _identity(path)
 
     @classmethod
     def new(cls, fingerprint: str, dim: int) -> Store:
@@ -105,6 +104,11 @@ class Store:
         """A copy in RAM of the one in a file."""
         return cls(load_file(path), None)
 
+    @property
+    def _database(self) -> sqlite3.Connection:
+        assert self._connection is not None, "the store is closed, or suspended"
+        return self._connection
+
     def check_writable(self) -> None:
         """Raises MemoryReadOnlyError if it is for reading only."""
         if self.read_only:
@@ -116,15 +120,15 @@ class Store:
     @contextmanager
     def reading(self) -> Iterator[None]:
         """One consistent view of the file; inside `writing()` that of the change."""
-        if self._connection.in_transaction:
+        if self._database.in_transaction:
             yield
             return
         with translated(self.place):
-            self._connection.execute("BEGIN")
+            self._database.execute("BEGIN")
             try:
                 yield
             finally:
-                self._connection.execute("COMMIT")
+                self._database.execute("COMMIT")
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -132,23 +136,23 @@ class Store:
         self.check_writable()
         with translated(self.place, writing=True):
             if not self._logging:
-                write_ahead(self._connection)
+                write_ahead(self._database)
                 self._logging = True
-            self._connection.execute("BEGIN IMMEDIATE")
+            self._database.execute("BEGIN IMMEDIATE")
             try:
                 yield
-                self._connection.execute("COMMIT")
+                self._database.execute("COMMIT")
             except BaseException:
-                if self._connection.in_transaction:
-                    self._connection.execute("ROLLBACK")
+                if self._database.in_transaction:
+                    self._database.execute("ROLLBACK")
                 raise
 
     def version(self) -> int:
         """A number that changes when, and only when, another connection has changed the file."""
-        return int(self._connection.execute("PRAGMA data_version").fetchone()[0])
+        return int(self._database.execute("PRAGMA data_version").fetchone()[0])
 
     def facts(self) -> Facts:
-        found = dict(self._connection.execute("SELECT key, value FROM meta"))
+        found = dict(self._database.execute("SELECT key, value FROM meta"))
         try:
             return Facts(str(found["fingerprint"]), *(int(found[name]) for name in Facts._fields[1:]))
         except (KeyError, ValueError) as error:
@@ -157,7 +161,7 @@ class Store:
     def rows(self, after: int, dim: int) -> Iterator[Rows]:
         """The sentences with an id larger than `after`, in chunks, ascending."""
         query = "SELECT id, vector, types FROM sentences WHERE id > ? ORDER BY id"
-        cursor = self._connection.execute(query, (after,))
+        cursor = self._database.execute(query, (after,))
         while chunk := cursor.fetchmany(CHUNK):
             ids, blobs, types = zip(*chunk, strict=True)
             if any(len(blob) != 4 * dim for blob in blobs):
@@ -169,79 +173,102 @@ class Store:
 
     def ids(self) -> NDArray[np.int64]:
         """Every id, in no particular order."""
-        rows = self._connection.execute("SELECT id FROM sentences").fetchall()
+        rows = self._database.execute("SELECT id FROM sentences").fetchall()
         return np.array(rows, np.int64).reshape(-1)
 
     def is_empty(self) -> bool:
-        return not self._connection.execute("SELECT EXISTS (SELECT 1 FROM sentences)").fetchone()[0]
+        return not self._database.execute("SELECT EXISTS (SELECT 1 FROM sentences)").fetchone()[0]
 
     def types(self) -> frozenset[str]:
         """The entity types of all sentences; reads the whole table."""
-        return _all_types(row[0] for row in self._connection.execute("SELECT DISTINCT types FROM sentences"))
+        return _all_types(row[0] for row in self._database.execute("SELECT DISTINCT types FROM sentences"))
 
     def origins(self) -> dict[str, list[int]]:
         """The ids of each origin; reads the whole table."""
         found: dict[str, list[int]] = {}
-        for key, origin in self._connection.execute("SELECT id, origin FROM sentences ORDER BY id"):
+        for key, origin in self._database.execute("SELECT id, origin FROM sentences ORDER BY id"):
             found.setdefault(origin, []).append(key)
         return found
 
     def find(self, keys: Iterable[Key]) -> dict[Key, int]:
         """The ids of the sentences with these keys, as far as there are any."""
         query = "SELECT id FROM sentences WHERE words_digest = ? AND tags_digest = ?"
-        found = ((key, self._connection.execute(query, key).fetchone()) for key in keys)
+        found = ((key, self._database.execute(query, key).fetchone()) for key in keys)
         return {key: row[0] for key, row in found if row}
 
     def find_words(self, digest: bytes) -> list[int]:
         """The ids of the sentences with these words, whatever their tags."""
         query = "SELECT id FROM sentences WHERE words_digest = ?"
-        return [row[0] for row in self._connection.execute(query, (digest,))]
+        return [row[0] for row in self._database.execute(query, (digest,))]
 
     def fetch(self, ids: Iterable[int]) -> dict[int, Sentence]:
         """The sentences with these ids, as far as there are any."""
         query = f"SELECT {', '.join(Record._fields)} FROM sentences WHERE id = ?"
-        found = ((key, self._connection.execute(query, (key,)).fetchone()) for key in ids)
+        found = ((key, self._database.execute(query, (key,)).fetchone()) for key in ids)
         return {key: unpack(Record(*row)) for key, row in found if row}
 
     def insert(self, record: Record, origin: str, vector: NDArray[np.float32]) -> int:
         """Adds a sentence and returns its id, larger than any before, even a removed one's."""
         columns = (*Record._fields, "origin", "vector")
         query = f"INSERT INTO sentences ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"
-        key = self._connection.execute(query, (*record, origin, _blob(vector))).lastrowid
+        key = self._database.execute(query, (*record, origin, _blob(vector))).lastrowid
         assert key is not None
         return key
 
     def delete(self, ids: Iterable[int] | None) -> int:
         """Removes the sentences with these ids, or all; returns how many there were."""
         if ids is None:
-            count = self._connection.execute("DELETE FROM sentences").rowcount
+            count = self._database.execute("DELETE FROM sentences").rowcount
         else:
-            count = self._connection.executemany("DELETE FROM sentences WHERE id = ?", ((i,) for i in ids)).rowcount
+            count = self._database.executemany("DELETE FROM sentences WHERE id = ?", ((i,) for i in ids)).rowcount
         if count:
-            self._connection.execute("UPDATE meta SET value = value + 1 WHERE key = 'removals'")
+            self._database.execute("UPDATE meta SET value = value + 1 WHERE key = 'removals'")
         return max(count, 0)
 
     def replace_vectors(self, vectors: Mapping[int, NDArray[np.float32]], fingerprint: str, dim: int) -> None:
         """Gives the sentences the vectors of another encoder."""
         rows = ((_blob(vector), key) for key, vector in vectors.items())
-        self._connection.executemany("UPDATE sentences SET vector = ? WHERE id = ?", rows)
+        self._database.executemany("UPDATE sentences SET vector = ? WHERE id = ?", rows)
         facts = self.facts()._replace(fingerprint=fingerprint, dim=dim)
         facts = facts._replace(rebuilds=facts.rebuilds + 1)
-        self._connection.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", facts._asdict().items())
+        self._database.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", facts._asdict().items())
 
     def save(self, path: Path) -> None:
         """Writes a consistent copy in one atomic step; outside of any transaction."""
         if self.path is None or not path.exists() or not path.samefile(self.path):
-            copy_file(self._connection, path)
+            copy_file(self._database, path)
 
     def close(self) -> None:
-        """Ends the connection; a forked child leaves its parent's alone."""
-        if os.getpid() == self._pid:
+        """Ends the connection."""
+        if self._connection is not None:
             close_file(self._connection)
+            self._connection = None
 
-    def adopt(self) -> None:
-        """Makes a database in RAM, copied by a fork, the child's own."""
-        self._pid = os.getpid()
+    @property
+    def suspended(self) -> bool:
+        """Whether the connection was closed by `suspend`."""
+        return self._connection is None
+
+    def suspend(self) -> None:
+        """Closes the connection of a file until `resume`; not in the middle of a transaction."""
+        if self.path is not None and self._connection is not None and not self._connection.in_transaction:
+            self.close()
+
+    def resume(self) -> bool:
+        """Opens it again; False if there is another file now, so that nothing known of the old one holds."""
+        assert self.path is not None
+        self._connection = open_file(self.path, read_only=self.read_only)
+        self._logging = False
+        before, self._identity = self._identity, _identity(self.path)
+        return before == self._identity
+
+
+def _identity(path: Path | None) -> tuple[int, int] | None:
+    """Which file a path leads to."""
+    if path is None:
+        return None
+    found = path.stat()
+    return found.st_dev, found.st_ino
 
 
 def _all_types(texts: Iterable[str]) -> frozenset[str]:

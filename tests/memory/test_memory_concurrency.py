@@ -238,20 +238,56 @@ def test_a_fork_in_the_middle_of_a_change_by_another_thread(memory: Memory, enco
     assert (len(memory) - (ADA in memory)) % 2 == 0
 
 
-def test_a_child_leaves_its_parents_connection_alone(encoder: FakeEncoder, path: Path) -> None:
+def test_threads_of_a_forked_child(memory: Memory) -> None:
+    memory.add(ADA)
+
+    def work() -> None:
+        with ThreadPoolExecutor(2) as pool:
+            assert list(pool.map(lambda i: memory.add(numbered(i))[0], range(4), timeout=30))
+
+    assert joined(forked(work)) == 0
+
+
+def test_a_child_that_outlives_its_parents_memory(encoder: FakeEncoder, path: Path) -> None:
+    """The parent's write-ahead log is gone when the child writes; it must not write into that one."""
     memory = Memory(encoder, path)
     memory.add(ADA)
-    pid = os.fork()
-    if not pid:
+    reader, writer = os.pipe()
+
+    def work() -> None:
+        os.read(reader, 1)
+        assert memory.add(numbered(1)) == [2]
         memory.close()
-        del memory
-        os._exit(0)
-    assert joined(pid) == 0
-    assert path.with_name("memory.sqlite-wal").exists()
-    assert memory.add(numbered(1)) == [2]
+
+    pid = forked(work)
     memory.close()
+    os.write(writer, b"!")
+    assert joined(pid) == 0
+    os.close(reader)
+    os.close(writer)
     with Memory(encoder, path) as memory:
-        assert len(memory) == 2
+        assert list(memory) == [(1, ADA), (2, numbered(1))]
+
+
+def test_a_child_that_does_nothing_and_forks_in_a_row(memory: Memory) -> None:
+    memory.add(ADA)
+    for _ in range(3):
+        assert joined(forked(lambda: joined(forked(memory.close)) and None)) == 0
+    assert memory.add(numbered(1)) == [2]
+    assert list(memory) == [(1, ADA), (2, numbered(1))]
+    memory.close()
+    assert joined(forked(lambda: None)) == 0
+
+
+def test_another_file_in_the_place_of_the_old_one_after_a_fork(encoder: FakeEncoder, path: Path) -> None:
+    with Memory(encoder, path) as memory, Memory(encoder) as other:
+        memory.add([ADA, numbered(1)])
+        other.add([numbered(2), numbered(3)])
+        assert joined(forked(lambda: None)) == 0
+        other.save(path)
+        assert list(memory) == list(other)
+        np.testing.assert_array_equal(memory.vectors, other.vectors)
+        assert memory[1] == numbered(2)
 
 
 def test_edits_by_other_programs_are_seen(encoder: FakeEncoder, path: Path) -> None:

@@ -23,6 +23,7 @@ from pymetaner.errors import (
 )
 from pymetaner.memory import Memory
 from pymetaner.memory.file import APPLICATION_ID
+from pymetaner.sentence import Sentence
 
 ADA = labelled("Ada slept", Ada="PER")
 
@@ -164,12 +165,20 @@ def test_a_missing_file_or_folder(encoder: FakeEncoder, path: Path, tmp_path: Pa
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("column", ["words", "tags", "source", "spans"])
-def test_a_damaged_sentence_is_found_when_it_is_read(encoder: FakeEncoder, path: Path, column: str) -> None:
+@pytest.mark.parametrize(
+    "change",
+    [
+        *(f"{column} = '[1'" for column in ("words", "tags", "source", "spans")),
+        'words = \'["Eva","slept"]\'',
+        'tags = \'["B-LOC","O"]\'',
+        "spans = '[0,3,4]'",
+        "spans = '[0,3,4,99]'",
+    ],
+)
+def test_a_damaged_sentence_is_found_when_it_is_read(encoder: FakeEncoder, path: Path, change: str) -> None:
     with Memory(encoder, path) as memory:
-        memory.add(ADA)
-    edit(path, "UPDATE sentences SET source = '\"Ada slept\"', spans = '[0,3,4,9]'")
-    edit(path, f"UPDATE sentences SET {column} = '[1'")
+        memory.add(Sentence(("Ada", "slept"), ("B-PER", "O"), "Ada slept", ((0, 3), (4, 9))))
+    edit(path, f"UPDATE sentences SET {change}")
     with Memory(encoder, path) as memory, pytest.raises(MemoryFileError, match="damaged"):
         memory[1]
 
