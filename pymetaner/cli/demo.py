@@ -24,7 +24,7 @@ __all__ = ["demo"]
 
 
 def demo(model: options.ModelOption = None, k: options.K = 2, threads: options.Threads = None) -> None:
-    """Adapt a model to sentences of 16 languages, then teach it two more while it runs."""
+    """Adapt a model to sentences of 16 languages, then add two labelled ones and look again."""
     script = json.loads(files("pymetaner.cli").joinpath("demo.json").read_text(encoding="utf-8"))
     net = load_model(model, threads=threads)
     name = "the model that comes with pymetaner" if model is None else model

@@ -38,9 +38,7 @@ _ONLY_ADAPTED = {
 def evaluate(
     context: typer.Context,
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A model's folder or hub id.")],
-    files: Annotated[
-        list[Path], typer.Argument(metavar="FILE", exists=True, dir_okay=False, help="Labelled files.")
-    ],
+    files: Annotated[list[Path], typer.Argument(metavar="FILE", exists=True, dir_okay=False, help="Labelled files.")],
     adapted: Annotated[bool, typer.Option("--adapt", help="Score with adapting too, beside the plain score.")] = False,
     scoring: Annotated[
         Literal["strict", "conlleval"],

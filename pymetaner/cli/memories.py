@@ -72,9 +72,7 @@ def add(
 @memory_app.command("import")
 def import_(
     memory: MemoryFile,
-    files: Annotated[
-        list[Path], typer.Argument(metavar="FILE", exists=True, dir_okay=False, help="Labelled files.")
-    ],
+    files: Annotated[list[Path], typer.Argument(metavar="FILE", exists=True, dir_okay=False, help="Labelled files.")],
     model: ModelOption = None,
     source: Annotated[
         str | None, typer.Option(help="Where they come from, kept with them; the file's name if not given.")

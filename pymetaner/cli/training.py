@@ -14,7 +14,7 @@ import typer
 from pymetaner.cli import options
 from pymetaner.cli.loading import counted, load_model, prepare, read_file, reading_options
 from pymetaner.cli.output import say, spinner
-from pymetaner.errors import ModelFileError, SettingError
+from pymetaner.errors import EncoderMismatchError, ModelFileError, SettingError
 
 if TYPE_CHECKING:
     from pymetaner.model import MetaNER
@@ -34,9 +34,7 @@ def _option(text: str, panel: str, *names: str, **rules: Any) -> Any:
 
 
 def train(
-    files: Annotated[
-        list[Path], typer.Argument(metavar="TRAIN", exists=True, dir_okay=False, help="Labelled files.")
-    ],
+    files: Annotated[list[Path], typer.Argument(metavar="TRAIN", exists=True, dir_okay=False, help="Labelled files.")],
     out: Annotated[Path, typer.Option(metavar="DIR", file_okay=False, help="The folder that gets the model.")],
     dev: Annotated[
         list[Path] | None,
@@ -209,10 +207,12 @@ def _fill(net: MetaNER, data: list[list[Sentence]], files: Sequence[Path], out: 
     """Give the model a memory of its training sentences, beside those it had before, and save it."""
     from pymetaner.memory import Memory
 
-    if len(net.memory):
-        net.memory.rebuild(net, progress=True)  # its vectors are those of the model before training
-    else:
+    if not len(net.memory):
         net.memory = Memory(net)
+    try:
+        net.memory.check(net)
+    except EncoderMismatchError:
+        net.memory.rebuild(net, progress=True)  # without frozen layers, training moves every vector
     for path, sentences in zip(files, data, strict=True):
         labelled = [s for s in sentences if s.words and s.tags is not None]
         net.memory.add(labelled, source=path.name, progress=True)

@@ -112,13 +112,13 @@ def test_other_types_become_o(run: Any, folder: Path, labelled_file: Path, tmp_p
 def test_a_model_is_trained_further_and_keeps_its_memory(run: Any, folder: Path, tmp_path: Path) -> None:
     file, out = tmp_path / "new.jsonl", tmp_path / "run"
     write(file, [CORPUS[0].with_tags(["O"] * len(CORPUS[0]))])
-    arguments = ("train", file, "--model", folder, "--out", out, "--steps", 1, "--mask-probability", 0)
+    arguments = ("train", file, "--model", folder, "--out", out, "--steps", 1, "--freeze-layers", 0)
     for later in ((), ("--overwrite", "--no-memory"), ()):  # at last as if it had been stopped before the memory
         run(*arguments, *later)
         model = MetaNER.from_pretrained(out)
         expected = {} if later else {"corpus": 16, "new.jsonl": 1}
         assert {name: len(ids) for name, ids in model.memory.sources().items()} == expected
-        assert model.fingerprint != MetaNER.from_pretrained(folder).fingerprint
+        assert model.fingerprint != MetaNER.from_pretrained(folder).fingerprint  # its vectors were made anew
     unknown = tmp_path / "unknown.conll"
     unknown.write_text("Ada B-SCIENTIST\n")
     result = run("train", unknown, "--model", folder, "--out", tmp_path / "other", exits=1)
