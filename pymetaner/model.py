@@ -25,9 +25,13 @@ from pymetaner.network import (
     encoder_of,
     fingerprint_of,
     forward,
+    frozen_tensors,
+    layers_of,
     longest_window,
+    tap,
     weight_sharing_copy,
 )
+from pymetaner.pooling import Pool
 from pymetaner.progress import track
 from pymetaner.sentence import Sentence
 from pymetaner.settings import Settings
@@ -213,23 +217,46 @@ class MetaNER(nn.Module, ModelHubMixin):
         return self.labels.types
 
     @property
+    def _vector_layers(self) -> int:
+        """After how many layers the sentence vector is read: the frozen ones, or all of them if none is frozen."""
+        return self.settings.freeze_layers or len(layers_of(self.network))
+
+    @property
     def fingerprint(self) -> str:
-        """A hash of all that decides the sentence vectors: encoder weights, tokenizer, window, pooling."""
+        """A hash of all that decides the sentence vectors: frozen weights, tokenizer, window, pooling.
+
+        Training moves only what comes after them, so it leaves the fingerprint, and a memory, as they are.
+        """
+        frozen = frozen_tensors(self.network, self._vector_layers)
         # In-place changes of a tensor raise its version; a new hash (a fraction of a second) is made only then.
-        state: object = tuple((p.data_ptr(), p._version) for p in self.network.base_model.parameters())
+        state: object = (self.settings, *((t.data_ptr(), t._version) for t in frozen.values()))
         if self._fingerprint[0] != state:
             probe = self.words.windows([Sentence(("Zürich", "東京", "Δ", "naïve"))])[0].ids
             settings = self.settings
             extra = (len(self.tokenizer), probe, settings.window, settings.overlap, settings.pooling)
-            self._fingerprint = (state, fingerprint_of(encoder_of(self.network).state_dict(), *extra))
+            self._fingerprint = (state, fingerprint_of(frozen, *extra))
         return self._fingerprint[1]
 
     def embed(
         self, sentences: Sequence[Sentence], *, batch_size: int = 32, progress: bool = False
     ) -> NDArray[np.float32]:
-        """(n, d) float32 unit vectors of n sentences; a sentence without words has a zero vector."""
-        readings = self.read(sentences, batch_size=batch_size, progress=progress)
-        return np.stack([r.vector for r in readings]) if readings else np.zeros((0, self.dim), dtype=np.float32)
+        """(n, d) float32 unit vectors of n sentences; a sentence without words has a zero vector.
+
+        A vector is the mean hidden state (or, with ``pooling="cls"``, the first one) after the frozen layers: it says
+        what a sentence is about and in which language. The last hidden states of a trained tagger say little but which
+        entity types are there.
+        """
+        network = self.view()
+        tapped = tap(network, self._vector_layers)
+        del layers_of(network)[self._vector_layers :]
+        pool = Pool(len(sentences), self.dim, self.settings.pooling)
+        batches = pack(self.words.windows(sentences), batch_size)
+        with torch.inference_mode():
+            for windows in track(batches, "embedding", progress):
+                batch = make_batch(windows, self.pad_id).to(self.device)
+                encoder_of(network)(input_ids=batch.input_ids, attention_mask=batch.attention_mask)
+                pool.add(batch, tapped.pop())
+        return pool.unit()
 
     # ---- tagging and reading ----
 
@@ -255,26 +282,19 @@ class MetaNER(nn.Module, ModelHubMixin):
 
     def read(self, sentences: Sequence[Sentence], *, batch_size: int = 32, progress: bool = False) -> list[Reading]:
         """Word logits and sentence vector of each sentence, one pass of the encoder."""
-        pooled = np.zeros((len(sentences), self.dim), dtype=np.float64)
         network = self.view()
+        tapped = tap(network, self._vector_layers)
+        pool = Pool(len(sentences), self.dim, self.settings.pooling)
 
         def run(windows: list[Window]) -> Tensor:
             batch = make_batch(windows, self.pad_id).to(self.device)
-            logits, hidden = forward(network, batch.input_ids, batch.attention_mask)
-            counts = batch.attention_mask.sum(1, keepdim=True)
-            if self.settings.pooling == "cls":
-                vectors = hidden[:, 0].float() * counts
-            else:
-                vectors = (hidden.float() * batch.attention_mask.unsqueeze(-1)).sum(1)
-            for window, vector in zip(windows, vectors.cpu().numpy(), strict=True):
-                pooled[window.sentence] += vector
+            logits, _ = forward(network, batch.input_ids, batch.attention_mask)
+            pool.add(batch, tapped.pop())
             return logits
 
         with torch.inference_mode():
             logits = self.word_logits(sentences, run, batch_size=batch_size, progress=progress, title="reading")
-        norms = np.linalg.norm(pooled, axis=1, keepdims=True)
-        unit = (pooled / np.where(norms > 0, norms, 1)).astype(np.float32)
-        return [Reading(rows, vector) for rows, vector in zip(logits, unit, strict=True)]
+        return [Reading(rows, vector) for rows, vector in zip(logits, pool.unit(), strict=True)]
 
     def word_logits(
         self,

@@ -19,8 +19,11 @@ __all__ = [
     "encoder_of",
     "fingerprint_of",
     "forward",
+    "frozen_tensors",
     "head_of",
+    "layers_of",
     "longest_window",
+    "tap",
     "weight_sharing_copy",
 ]
 
@@ -128,6 +131,27 @@ def weight_sharing_copy(network: PreTrainedModel, own: Iterable[nn.Module] = ())
     copied: PreTrainedModel = copy.deepcopy(network, memo)
     copied.eval()
     return copied
+
+
+def tap(network: PreTrainedModel, count: int) -> list[Tensor]:
+    """A list that gets the hidden states (B, T, d) after `count` layers, 1 or more, at each pass of this network."""
+    tapped: list[Tensor] = []
+
+    def keep(module: nn.Module, args: object, output: Tensor | tuple[Tensor, ...]) -> None:
+        tapped.append(output[0] if isinstance(output, tuple) else output)
+
+    layers_of(network)[count - 1].register_forward_hook(keep)
+    return tapped
+
+
+def frozen_tensors(network: PreTrainedModel, count: int) -> dict[str, Tensor]:
+    """The encoder's tensors, by name, without those of the layers from `count` on."""
+    later = {id(tensor) for layer in layers_of(network)[count:] for tensor in layer.state_dict(keep_vars=True).values()}
+    return {
+        name: tensor
+        for name, tensor in encoder_of(network).state_dict(keep_vars=True).items()
+        if id(tensor) not in later
+    }
 
 
 def fingerprint_of(tensors: Mapping[str, Tensor], *extra: object) -> str:

@@ -18,8 +18,9 @@ class Settings:
     Attributes:
         window: the most pieces that the encoder reads at once, special tokens included.
         overlap: pieces shared by neighbouring windows of a sentence that is longer.
-        pooling: sentence vector: ``"mean"`` of the last hidden states, or ``"cls"``, the first of them.
-        freeze_layers: the embeddings and this many encoder layers are neither trained nor adapted.
+        pooling: sentence vector: ``"mean"`` of the hidden states after the frozen layers, or ``"cls"``, the first one.
+        freeze_layers: the embeddings and this many encoder layers are neither trained nor adapted, and sentence vectors
+            are read after them (after the last layer if it is 0).
         decoding: ``"viterbi"``, the most probable valid tag sequence, or ``"argmax"``, each word for itself, repaired:
             for checkpoints trained elsewhere, which may not have learned where an entity has to begin.
         lr: the default step size of `pymetaner.adapt`, one for each inner optimiser.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import CORPUS, OVERLAP, WINDOW, model_of, tokenizer_of
+from tiny import ARCHITECTURES, CORPUS, OVERLAP, WINDOW, model_of, tokenizer_of
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
@@ -201,7 +202,7 @@ def test_logits_of_short_sentences_are_those_of_the_plain_network():
             output = model.network(**encoding, output_hidden_states=True)
         positions = list(model.words.windows([sentence])[0].positions)
         np.testing.assert_allclose(reading.logits, output.logits[0, positions].numpy(), atol=2e-5)
-        mean = output.hidden_states[-1][0].mean(0).numpy()
+        mean = output.hidden_states[model.settings.freeze_layers or -1][0].mean(0).numpy()
         np.testing.assert_allclose(reading.vector, mean / np.linalg.norm(mean), atol=1e-5)
 
 
@@ -216,3 +217,30 @@ def test_words_of_a_long_sentence_are_read_in_their_own_window():
         with torch.inference_mode():
             logits = model.network(torch.tensor([window.ids])).logits[0, list(window.positions)]
         np.testing.assert_allclose(reading.logits[slice(*window.words)], logits.numpy(), atol=2e-5)
+
+
+@pytest.mark.parametrize("freeze_layers", [0, 1, 3])
+@pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
+def test_embedding_alone_gives_the_vectors_of_a_whole_reading(architecture, freeze_layers):
+    model = model_of(architecture)
+    model.settings = replace(model.settings, freeze_layers=freeze_layers)
+    long = Sentence(tuple(word for s in CORPUS for word in s.words))
+    sentences = [*CORPUS, long, Sentence((), source="  ")]
+    whole = np.stack([reading.vector for reading in model.read(sentences, batch_size=3)])
+    np.testing.assert_allclose(model.embed(sentences), whole, atol=1e-5)
+    assert not whole[-1].any()
+    np.testing.assert_allclose(np.linalg.norm(whole[:-1], axis=1), 1, atol=1e-5)
+
+
+def test_training_the_upper_layers_leaves_vectors_and_fingerprint():
+    model = model_of("bert")
+    before, vectors = model.fingerprint, model.embed(CORPUS)
+    frozen = model.settings.freeze_layers
+    with torch.no_grad():
+        for layer in model.network.bert.encoder.layer[frozen:]:
+            layer.output.dense.weight += 1
+    assert model.fingerprint == before
+    np.testing.assert_array_equal(model.embed(CORPUS), vectors)
+    with torch.no_grad():
+        model.network.bert.encoder.layer[frozen - 1].output.dense.weight += 1
+    assert model.fingerprint != before
