@@ -53,7 +53,14 @@ def load_model(name: str | None, device: str = "cpu", threads: int | None = None
         from pymetaner.default import default_model
         from pymetaner.model import MetaNER
 
-        return default_model(device) if name is None else MetaNER.from_pretrained(name, device=device)
+        try:
+            return default_model(device) if name is None else MetaNER.from_pretrained(name, device=device)
+        except EncoderMismatchError as error:
+            raise EncoderMismatchError(
+                f"the model {name or 'that comes with pymetaner'} and the memory in its folder do not belong together "
+                f"({error}). On the command line: move its memory.sqlite elsewhere, make it fit with `pymetaner memory "
+                "rebuild FILE --model MODEL`, and move it back"
+            ) from None
 
 
 def memory_file(path: Path) -> Path:

@@ -108,6 +108,18 @@ def test_a_memory_of_another_encoder(run: Any, memory: Path, tmp_path: Path) -> 
     run("adapt", "--model", other, "--memory", memory, "Ada")
 
 
+def test_a_folder_whose_memory_is_of_another_model(run: Any, memory: Path, tmp_path: Path) -> None:
+    other, aside = tmp_path / "other", tmp_path / "aside.sqlite"
+    model_of(seed=1).save_pretrained(other)
+    shutil.copy(memory, other / "memory.sqlite")
+    result = run("adapt", "--model", other, "Ada", exits=1)
+    assert "do not belong together" in result.stderr and "memory.sqlite elsewhere" in result.stderr
+    (other / "memory.sqlite").rename(aside)  # what the message says to do
+    run("memory", "rebuild", aside, "--model", other)
+    aside.rename(other / "memory.sqlite")
+    assert len(json.loads(run("adapt", "--model", other, "--json", "Ada").stdout)[0]["supports"]) == 2
+
+
 def test_what_is_no_memory(run: Any, tmp_path: Path) -> None:
     run("memory", "list", tmp_path / "none.sqlite", exits=1)
     (tmp_path / "text").write_text("no memory")
