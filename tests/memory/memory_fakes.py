@@ -57,6 +57,7 @@ def forked(work: Callable[[], None]) -> int:
     if pid:
         return pid
     status = 1
+    signal.alarm(120)  # ends it, should it wait for a lock for ever
     try:
         work()
         status = 0
