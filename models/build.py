@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from pymetaner import Memory, MetaNER, Sentence, TrainSettings, read, train
+from pymetaner import Memory, MetaNER, Sentence, Settings, TrainSettings, read, train
 
 UNER = {
     "en_ewt": "train_prelim",
@@ -46,8 +46,8 @@ def main() -> None:
     if not (arguments.run / "training.json").exists():
         model = MetaNER.from_encoder(arguments.encoder, ["PER", "ORG", "LOC"], seed=95)
         print(train(model, learned, arguments.run, dev=dev, settings=SETTINGS, progress=True))
-    pack(arguments.run, arguments.out)
-    model = MetaNER.from_pretrained(arguments.out)
+    model = MetaNER.from_pretrained(arguments.run)
+    model.settings = replace(model.settings, lr=Settings().lr)
     model.memory = fill(model, held_out, arguments.data)
     model.save_pretrained(arguments.out, packed=True)
     print(f"{arguments.out}: {len(model.memory)} sentences in the memory")
@@ -68,14 +68,6 @@ def split(data: Path) -> tuple[list[Sentence], dict[str, list[Sentence]], list[S
         held_out[f"uner/{name}"] = sentences[9::10]
         dev += list(read(data / "uner" / name / "dev.txt"))[::2]
     return learned, held_out, dev
-
-
-def pack(run: Path, out: Path) -> None:
-    """The trained weights in their small form, without a memory yet: packing rounds them, which moves every vector."""
-    model = MetaNER.from_pretrained(run)
-    model.memory.clear()
-    model.settings = replace(model.settings)
-    model.save_pretrained(out, packed=True)
 
 
 def fill(model: MetaNER, held_out: dict[str, list[Sentence]], data: Path) -> Memory:

@@ -246,13 +246,14 @@ def save(model: MetaNER, folder: Path, *, packed: bool = False, with_memory: boo
         raise SaveError(f"the model cannot be saved to {folder}: {error}") from error
     try:
         _write(model, stage, packed)
-        if packed and memory and not _is_same_encoder(model, stage / PACKED):
+        if packed and memory and not _keeps_vectors(model, stage / PACKED):
             raise SettingError(
-                "packing rounds the weights, which moves every vector of the memory: save packed with an empty memory "
-                "(model.memory = Memory(model)), load that, fill or rebuild its memory, and save packed again"
+                "packing rounds the frozen weights, which moves every vector of the memory: save packed with an empty "
+                "memory (model.memory = Memory(model)), load that, fill or rebuild its memory, and save packed again"
             )
         names = sorted(path.name for path in stage.iterdir())
         for name in names:
+            (stage / name).chmod((stage / SETTINGS).stat().st_mode)  # safetensors' own would be for the owner alone
             _sync(stage / name)
         stale = {WEIGHTS, PACKED} - set(names)
         # A memory that is open on the very file in the folder is up to date there already.
@@ -292,14 +293,13 @@ def _write(model: MetaNER, stage: Path, packed: bool) -> None:
     (stage / SETTINGS).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
-def _is_same_encoder(model: MetaNER, packed: Path) -> bool:
-    """Whether the encoder of a packed file is, number by number, that of the model."""
+def _keeps_vectors(model: MetaNER, packed: Path) -> bool:
+    """Whether the weights that make the sentence vectors are, number by number, the same in a packed file."""
     tensors = unpack_file(packed)
-    prefix = model.network.base_model_prefix + "."
+    prefix = model.network.base_model_prefix
     return all(
-        torch.equal(tensor.detach().to("cpu", tensors[name].dtype), tensors[name])
-        for name, tensor in model.network.state_dict().items()
-        if name.startswith(prefix)
+        torch.equal(tensor.detach().to("cpu", tensors[f"{prefix}.{name}"].dtype), tensors[f"{prefix}.{name}"])
+        for name, tensor in model.vector_tensors().items()
     )
 
 

@@ -221,13 +221,17 @@ class MetaNER(nn.Module, ModelHubMixin):
         """After how many layers the sentence vector is read: the frozen ones, or all of them if none is frozen."""
         return self.settings.freeze_layers or len(layers_of(self.network))
 
+    def vector_tensors(self) -> dict[str, Tensor]:
+        """The encoder's tensors, by name, that decide the sentence vectors."""
+        return frozen_tensors(self.network, self._vector_layers)
+
     @property
     def fingerprint(self) -> str:
         """A hash of all that decides the sentence vectors: frozen weights, tokenizer, window, pooling.
 
         Training moves only what comes after them, so it leaves the fingerprint, and a memory, as they are.
         """
-        frozen = frozen_tensors(self.network, self._vector_layers)
+        frozen = self.vector_tensors()
         # In-place changes of a tensor raise its version; a new hash (a fraction of a second) is made only then.
         state: object = (self.settings, *((t.data_ptr(), t._version) for t in frozen.values()))
         if self._fingerprint[0] != state:

@@ -2,10 +2,12 @@
 
 A matrix whose every block of 32 consecutive values is `(n - 8) * scale` with integers n in 0..15 and a float16 scale
 (what a 4-bit encoder unpacks to, and what its frozen layers still are after training) goes back into 4.5 bits a value
-without loss, but for the sign of a zero. Everything else is stored as float16 (relative error at most 2^-11 in
-float16's normal range), or as float32 where float16 would overflow. Layout of a 4-bit matrix ``name``: ``name.q4``
-uint8 (blocks, 16), low nibbles first, and ``name.scale`` float16 (blocks,); the shape is in the file's metadata under
-``shapes``.
+without loss, but for the sign of a zero. Other matrices are stored as float16 (relative error at most 2^-11 in
+float16's normal range), or as float32 where float16 would overflow. Vectors, which are few, stay float32, so the frozen
+layers of a 4-bit encoder, and the sentence vectors that they make, come out as they went in.
+
+Layout of a 4-bit matrix ``name``: ``name.q4`` uint8 (blocks, 16), low nibbles first, and ``name.scale`` float16
+(blocks,); the shape is in the file's metadata under ``shapes``.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ def pack_tensors(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict
         blocks = _four_bits(values.numpy()) if values.dim() == 2 and values.numel() % BLOCK == 0 else None
         if blocks is not None:
             packed[f"{name}.q4"], packed[f"{name}.scale"] = map(torch.from_numpy, blocks)
-        elif values.abs().max() < torch.finfo(torch.float16).max:
+        elif values.dim() > 1 and values.abs().max() < torch.finfo(torch.float16).max:
             packed[name] = values.to(torch.float16)
         else:
             packed[name] = values

@@ -34,7 +34,7 @@ class Settings:
     pooling: Literal["mean", "cls"] = "mean"
     freeze_layers: int = 4
     decoding: Literal["viterbi", "argmax"] = "viterbi"
-    lr: dict[str, float] = field(default_factory=lambda: {"sgd": 0.1, "bertadam": 3e-5})
+    lr: dict[str, float] = field(default_factory=lambda: {"sgd": 0.02, "bertadam": 1e-5})
 
     def __post_init__(self) -> None:
         for name, options in (("pooling", ("mean", "cls")), ("decoding", ("viterbi", "argmax"))):
