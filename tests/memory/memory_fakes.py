@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sqlite3
+import warnings
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from pathlib import Path
@@ -53,7 +54,9 @@ def numbered(i: int) -> Sentence:
 
 def forked(work: Callable[[], None]) -> int:
     """Runs `work` in a forked child, which ends without any cleaning up; returns its process id."""
-    pid = os.fork()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside threads, which is what is tested
+        pid = os.fork()
     if pid:
         return pid
     status = 1
