@@ -52,19 +52,22 @@ def _languages(net: MetaNER, sentences: list[dict[str, str]], k: int) -> None:
 
 
 def _lesson(net: MetaNER, lesson: dict[str, Any], k: int) -> None:
-    """Tag a sentence, add labelled ones to the memory in RAM, tag it again."""
+    """Tag a sentence, add labelled ones to the memory in RAM, tag it again; with a larger step than the default, which
+    is chosen for supports that may say little."""
     from pymetaner.adaptation import adapt
 
     _head(f"A lesson in {lesson['language']}: two labelled sentences join the memory")
-    first = adapt(net, lesson["text"], k=k)
+    first = adapt(net, lesson["text"], k=k, lr=lesson["lr"])
     batch = [labelled(sentence, net.types) for sentence in lesson["labelled"]]
     started = time.perf_counter()
     net.memory.add(batch, source="lesson")
     milliseconds = 1000 * (time.perf_counter() - started)
-    second = adapt(net, lesson["text"], k=k)
+    second = adapt(net, lesson["text"], k=k, lr=lesson["lr"])
     for sentence in lesson["labelled"]:
         print(f"  + {sentence}")
-    print(f"  (added in {milliseconds:.0f} ms; before: adapted without them, after: with them)\n")
+    print(
+        f"  added in {milliseconds:.0f} ms; before: adapted without them, after: with them, step size {lesson['lr']}\n"
+    )
     # "Before" is here what adapting gave a moment ago, not the model as it stands.
     result = replace(second, base_entities=first.entities)
     _show(result)
