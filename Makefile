@@ -8,6 +8,8 @@ PYTHON ?= python3
 TORCH  ?= torch==2.13.0
 VENV   := .venv
 PIP    := $(VENV)/bin/python -m pip --disable-pip-version-check
+# Bytecode is made at the first import instead, for what is imported: torch alone has thousands of files.
+INSTALL := $(PIP) install --quiet --prefer-binary --no-compile
 
 NATIVE := pyproject.toml CMakeLists.txt $(wildcard cmake/*) $(shell find csrc -type f)
 SOURCE := $(NATIVE) $(shell find pymetaner models -type f -not -name '*.pyc')
@@ -28,7 +30,7 @@ types: $(VENV)/.test
 	$(VENV)/bin/mypy
 
 pytest: $(VENV)/.test
-	$(VENV)/bin/pytest
+	$(VENV)/bin/pytest --numprocesses auto
 
 wheel: $(VENV)/.test
 	rm -rf dist
@@ -40,12 +42,12 @@ $(VENV)/bin/python:
 
 # The package as its users get it, compiled and installed; the tests run on the source tree (an editable install).
 $(VENV)/.demo: $(VENV)/bin/python $(SOURCE)
-	$(PIP) install --quiet $(TORCH) .
+	$(INSTALL) $(TORCH) .
 	rm -f $(VENV)/.test
 	touch $@
 
 $(VENV)/.test: $(VENV)/bin/python $(NATIVE)
-	$(PIP) install --quiet $(TORCH) --editable '.[test]' --config-settings=cmake.define.PYMETANER_WERROR=ON
+	$(INSTALL) $(TORCH) --editable '.[test]' --config-settings=cmake.define.PYMETANER_WERROR=ON
 	rm -f $(VENV)/.demo
 	touch $@
 

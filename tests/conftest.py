@@ -14,9 +14,15 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from tiny import ARCHITECTURES, CORPUS, model_of, network_of, tokenizer_of
 
 from pymetaner.model import MetaNER
+
+# In CI the same examples are drawn every time, so that a change is judged by what it changed.
+settings.register_profile("ci", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+if os.environ.get("CI"):
+    settings.load_profile("ci")
 
 
 @pytest.fixture(scope="session", autouse=True)
