@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from pymetaner.errors import DataError, LengthMismatchError, SpanError
+from pymetaner.errors import DataError, LengthMismatchError, SpanError, TagError
 
 __all__ = ["Entity", "Sentence"]
 
@@ -43,6 +43,7 @@ class Sentence:
 
     Raises:
         LengthMismatchError: if tags or spans are not one a word.
+        TagError: if a tag is not IOB2.
         SpanError: if spans overlap, are empty, or leave the source.
 
     Example:
@@ -56,6 +57,18 @@ class Sentence:
     spans: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self) -> None:
+        if isinstance(self.words, str) or isinstance(self.tags, str):
+            raise DataError("words and tags are lists of strings, not one string: for raw text use sentence_from_text")
+        # Lists are taken too; what is kept can be hashed and shared.
+        object.__setattr__(self, "words", tuple(self.words))
+        object.__setattr__(self, "tags", None if self.tags is None else tuple(self.tags))
+        object.__setattr__(self, "source", self.source if isinstance(self.source, str) else tuple(self.source))
+        object.__setattr__(self, "spans", tuple((start, end) for start, end in self.spans))
+        for tag in self.tags or ():
+            if tag != "O" and not (tag[:2] in ("B-", "I-") and tag[2:]):
+                raise TagError(
+                    f"the tag {tag!r} is not IOB2: expected 'O', 'B-TYPE' or 'I-TYPE' (readers convert others)"
+                )
         if not self.spans and self.words:
             if self.source and self.source != self.words:
                 raise DataError("a sentence whose source is not its words needs `spans`, the place of each word in it")

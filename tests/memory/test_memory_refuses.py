@@ -19,7 +19,6 @@ from pymetaner.errors import (
     MemoryFileError,
     MemoryReadOnlyError,
     SettingError,
-    TagError,
 )
 from pymetaner.memory import Memory
 from pymetaner.sentence import Sentence
@@ -34,8 +33,6 @@ ADA = labelled("Ada slept", Ada="PER")
         ("Ada slept", DataError, "item 1 is a str"),
         (Sentence((), ()), EmptyDataError, "sentence 1 has no word"),
         (labelled("Ada MISC", MISC="MISC"), LabelMismatchError, "MISC are not in .*LOC, ORG, PER.*sentence 1"),
-        (Sentence(("Ada",), ("PER",)), TagError, "the tag 'PER', expected 'O', 'B-TYPE' or 'I-TYPE'"),
-        (Sentence(("Ada",), ("B-",)), TagError, "'B-'"),
         (Sentence(("Ada", "\ud800"), ("O", "O")), DataError, "surrogate"),
         (Sentence(("Ada",), ("O",), "Ada \ud800", ((0, 3),)), DataError, "surrogate"),
     ],
