@@ -55,41 +55,40 @@ WINDOW, OVERLAP = 40, 10
 
 @functools.cache
 def tokenizer_of(kind: str) -> PreTrainedTokenizerBase:
-    """A tokenizer of the kind of BERT, XLM-R or ModernBERT, trained on a few sentences."""
-    texts = [" ".join(sentence.words) for sentence in CORPUS]
+    """A tokenizer of the kind of BERT, XLM-R or ModernBERT: single characters, and a few longer pieces."""
+    # Only byte-level BPE is trained: the trainers of the others break ties as chance will have it.
+    words = [word for sentence in CORPUS for word in sentence.words]
+    characters = sorted({character for word in words for character in word})
+    starts = sorted({word[:3] for word in words if len(word) > 3})
+    ends = sorted({word[-2:] for word in words if len(word) > 4})
     if kind == "wordpiece":
-        special = {"unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "pad": "[PAD]", "mask": "[MASK]"}
-        core = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+        special = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
+        pieces = [*special.values(), *characters, *starts, *(f"##{piece}" for piece in (*characters, *ends))]
+        core = Tokenizer(models.WordPiece({piece: i for i, piece in enumerate(pieces)}, unk_token="[UNK]"))
         core.normalizer = normalizers.BertNormalizer(lowercase=False, strip_accents=False)
         core.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-        trainer: Any = trainers.WordPieceTrainer(
-            vocab_size=260, special_tokens=["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"], show_progress=False
-        )
         core.decoder = decoders.WordPiece()
     elif kind == "unigram":
-        special = {"unk": "<unk>", "cls": "<s>", "sep": "</s>", "pad": "<pad>", "mask": "<mask>"}
-        core = Tokenizer(models.Unigram())
+        special = {"cls": "<s>", "pad": "<pad>", "sep": "</s>", "unk": "<unk>", "mask": "<mask>"}
+        vocabulary = [(token, 0.0) for token in special.values()] + [("▁", -3.0)]
+        for group, score in ((characters, -6.0), ([f"▁{piece}" for piece in starts], -5.0), (ends, -7.0)):
+            vocabulary += [(piece, score) for piece in group]
+        core = Tokenizer(models.Unigram(vocabulary, unk_id=3))
         core.normalizer = normalizers.NFKC()
         core.pre_tokenizer = pre_tokenizers.Metaspace()
-        trainer = trainers.UnigramTrainer(
-            vocab_size=260,
-            special_tokens=["<s>", "<pad>", "</s>", "<unk>", "<mask>"],
-            unk_token="<unk>",
-            show_progress=False,
-        )
         core.decoder = decoders.Metaspace()
     else:
-        special = {"unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "pad": "[PAD]", "mask": "[MASK]"}
+        special = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
         core = Tokenizer(models.BPE())
         core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        core.decoder = decoders.ByteLevel()
         trainer = trainers.BpeTrainer(
             vocab_size=400,
-            special_tokens=["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"],
+            special_tokens=list(special.values()),
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
         )
-        core.decoder = decoders.ByteLevel()
-    core.train_from_iterator(texts, trainer)
+        core.train_from_iterator([" ".join(sentence.words) for sentence in CORPUS], trainer)
     first, last = special["cls"], special["sep"]
     core.post_processor = processors.TemplateProcessing(
         single=f"{first} $A {last}", special_tokens=[(name, core.token_to_id(name)) for name in (first, last)]

@@ -108,8 +108,8 @@ def train(
     Killed at any moment and called again with the same arguments, it goes on from the last checkpoint in the folder
     and ends with the same weights (on the CPU, with the same number of threads).
 
-    Training moves the vectors of a memory that the model has, so none is saved: afterwards call
-    ``model.memory.rebuild()`` and ``model.save_pretrained(out)``.
+    A memory that the model has is not saved: call ``model.save_pretrained(out)`` afterwards. Its vectors are those of
+    the frozen layers, so they stay as they are; only where none is frozen, call ``model.memory.rebuild()`` before.
 
     Args:
         model: the model; its weights are changed.
@@ -135,7 +135,7 @@ def train(
         raise EmptyDataError("no labelled sentence in `dev` to pick the best weights on: leave it out, or label some")
     if (folder / MEMORY).exists():
         raise SettingError(
-            f"{folder} holds a memory, which would not fit the trained weights: give another folder, or move it away"
+            f"{folder} holds a memory, which need not fit the model to come: give another folder, or move it away"
         )
     tag_ids = [model.labels.encode(sentence.tags or ()) for sentence in labelled]
     mask_id = model.tokenizer.mask_token_id
@@ -159,7 +159,7 @@ def train(
     run = {
         **asdict(settings),
         "windows": len(windows),
-        "data": _digest(labelled, dev),
+        "data": _digest(windows, tag_ids, dev),
         "frozen weights": fingerprint_of({n: t for n, t in network.state_dict().items() if n not in parameters}),
     }
     state = TrainingState(folder, parameters, optimizer, run)
@@ -205,10 +205,12 @@ def train(
     return report
 
 
-def _digest(sentences: Sequence[Sentence], dev: Sequence[Sentence] | None) -> str:
+def _digest(windows: Sequence[Window], tag_ids: Sequence[Sequence[int]], dev: Sequence[Sentence] | None) -> str:
     """A hash of what a run is trained and measured on."""
     digest = hashlib.sha256()
-    for sentence in (*sentences, *(dev or ())):
+    for window in windows:
+        digest.update(repr((window, tag_ids[window.sentence])).encode())
+    for sentence in dev or ():
         digest.update(repr((sentence.words, sentence.tags)).encode("utf-8", "surrogatepass"))
     return digest.hexdigest()[:32]
 
