@@ -1,0 +1,117 @@
+"""Scores of a model: by the words that were labelled, by the types that were labelled, plain and adapted."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from seqeval.metrics import f1_score
+from seqeval.scheme import IOB2
+from tiny import CORPUS, parse
+
+from pymetaner import adapt, evaluate, evaluation, predict
+from pymetaner.adaptation import Learning, Tagged
+from pymetaner.engine import InnerStep
+from pymetaner.errors import EmptyDataError, EncoderMismatchError, SettingError
+from pymetaner.memory import Memory
+from pymetaner.sentence import Sentence
+from pymetaner.tagging import tags_from_spans
+
+LATIN = [s for s in CORPUS if "明" not in s.text and "京" not in s.text]
+
+
+def learning_on(model, **changes) -> Learning:
+    return Learning(**{"memory": model.memory, "k": 2, "inner": InnerStep(lr=0.1), **changes})
+
+
+def tags_of(results, which: str) -> list[list[str]]:
+    """IOB2 tags from what `adapt` gives, through the places of its entities."""
+    return [
+        list(tags_from_spans([(e.start, e.end, e.label) for e in getattr(r, which)], len(r.sentence.source)))
+        for r in results
+    ]
+
+
+@pytest.mark.parametrize("exclude_self", [False, True])
+def test_scores_are_those_of_adapt_and_predict(model, exclude_self):
+    found = evaluate(model, LATIN, learning=learning_on(model, exclude_self=exclude_self))
+    gold = [list(s.tags) for s in LATIN]
+    results = adapt(model, [list(s.words) for s in LATIN], lr=0.1, exclude_self=exclude_self)
+    before, after = tags_of(results, "base_entities"), tags_of(results, "entities")
+    assert before == tags_of(predict(model, [list(s.words) for s in LATIN]), "entities")
+    assert found.plain.f1 == pytest.approx(f1_score(gold, before, mode="strict", scheme=IOB2))
+    assert found.adapted is not None
+    assert found.adapted.f1 == pytest.approx(f1_score(gold, after, mode="strict", scheme=IOB2))
+    assert found.adapted != found.plain
+    assert found.changed == sum(one != other for one, other in zip(before, after, strict=True)) > 0
+    assert (found.sentences, found.dropped, found.missing) == (len(LATIN), (), ())
+    plain = evaluate(model, LATIN)
+    assert (plain.plain, plain.adapted, plain.changed) == (found.plain, None, 0)
+
+
+def tagged_as(monkeypatch, answer) -> list[Sentence]:
+    """Let `evaluate` find what `answer` gives for each sentence; the list gets the sentences that it asked about."""
+    asked: list[Sentence] = []
+
+    def tag(model, sentences, learning, *, batch_size, progress):
+        asked.extend(sentences)
+        tags = [answer(s) for s in sentences]
+        return [Tagged(s, t, np.ones(len(s)), t, np.ones(len(s)), ()) for s, t in zip(sentences, tags, strict=True)]
+
+    monkeypatch.setattr(evaluation, "tag", tag)
+    return asked
+
+
+def test_chinese_characters_are_read_as_words_and_scored_as_characters(model, monkeypatch):
+    gold = Sentence(tuple("他在北京大学读书"), ("O", "O", "B-ORG", "I-ORG", "I-ORG", "I-ORG", "O", "O"))
+    right = {"北京大学": "B-ORG"}
+    asked = tagged_as(monkeypatch, lambda s: tuple(right.get(word, "O") for word in s.words))
+    found = evaluate(model, [gold])
+    assert asked == [Sentence(("他", "在", "北京大学", "读书"), None, gold.words, ((0, 1), (1, 2), (2, 6), (6, 8)))]
+    assert (found.plain.correct, found.plain.predicted, found.plain.support) == (1, 1, 1)
+    inside = Sentence(gold.words, ("O", "O", "B-LOC", "I-LOC", "O", "O", "O", "O"))
+    found = evaluate(model, [inside])
+    assert asked[1] == asked[0]  # the labels do not show where words end
+    assert (found.plain.correct, found.plain.predicted, found.plain.support) == (0, 0, 1)
+    assert found.dropped == ("ORG", "PER")
+
+    two = {"北京大学": "B-ORG", "读书": "I-ORG"}
+    tagged_as(monkeypatch, lambda s: tuple(two.get(word, "O") for word in s.words))
+    whole = Sentence(gold.words, ("O", "O", "B-ORG", *["I-ORG"] * 5))
+    assert evaluate(model, [whole, gold]).plain.correct == 1
+
+
+def test_types_that_the_data_lack_are_dropped_and_those_that_the_model_lacks_are_missed(model, monkeypatch):
+    gold = [parse("[Ada|PER] saw [Rome|LOC] and [Ulysses|MISC]"), parse("nobody slept")]
+    tagged_as(monkeypatch, lambda s: ("B-PER", "B-ORG", "B-LOC", "O", "B-ORG")[: len(s)])
+    found = evaluate(model, gold)
+    assert (found.dropped, found.missing) == (("ORG",), ("MISC",))
+    assert (found.plain.correct, found.plain.predicted, found.plain.support) == (2, 3, 3)
+    assert (found.plain.per_type["PER"].predicted, found.plain.per_type["MISC"].support) == (2, 1)
+
+
+def test_the_official_figure_joins_entities_across_sentences(model, monkeypatch):
+    gold = [parse("with [Ada|PER]"), Sentence(("Lovelace", "slept"), ("I-PER", "O"))]
+    tagged_as(monkeypatch, lambda s: (s.words == ("with", "Ada") and ("O", "B-PER")) or ("O", "O"))
+    strict, official = (evaluate(model, gold, scoring=scoring).plain for scoring in ("strict", "conlleval"))
+    assert (strict.correct, strict.support) == (1, 1)
+    assert (official.correct, official.support) == (0, 1)
+
+
+def test_sentences_without_labels_do_not_count(model):
+    assert evaluate(model, [Sentence(("Ada",)), CORPUS[0]]).sentences == 1
+    for nothing in ([], [Sentence(("Ada",))], [Sentence((), ())]):
+        with pytest.raises(EmptyDataError, match="no labelled sentence to score on"):
+            evaluate(model, nothing)
+
+
+def test_bad_settings(model):
+    with pytest.raises(SettingError, match="batch_size=0"):
+        evaluate(model, CORPUS, batch_size=0)
+    with pytest.raises(SettingError, match="scoring='f1'"):
+        evaluate(model, CORPUS, scoring="f1")
+    from tiny import model_of
+
+    other = Memory(model_of("bert", seed=1))
+    other.add(CORPUS)
+    with pytest.raises(EncoderMismatchError):
+        evaluate(model, CORPUS, learning=learning_on(model, memory=other))
