@@ -13,7 +13,7 @@ from tiny import ARCHITECTURES, BATCHED, CORPUS, model_of
 from torch import nn
 
 from pymetaner.adaptation import adapt
-from pymetaner.engine import InnerStep, Task, batched_logits, reference_logits
+from pymetaner.engine import InnerStep, Task, batched, batched_logits, reference_logits
 from pymetaner.engine.bertadam import bertadam_update
 from pymetaner.errors import SettingError, UnsupportedModelError
 from pymetaner.model import MetaNER
@@ -173,6 +173,25 @@ def test_batch_size_changes_nothing(name, engine):
     for batch_size in (1, 2, 7):
         found = engine(model, TASKS, InnerStep(lr=0.1), batch_size, False)
         assert largest_difference(found, expected) < 1e-5
+
+
+def test_many_long_supports_make_smaller_batches(monkeypatch):
+    model, seen = model_of("bert"), []
+    capture = batched._support_factors
+
+    def noted(model, network, modules, supports):
+        windows = model.words.windows(list(dict.fromkeys(s for group in supports for s in group)))
+        seen.append(len(windows) * max(len(window.ids) for window in windows))
+        return capture(model, network, modules, supports)
+
+    monkeypatch.setattr(batched, "_support_factors", noted)
+    tasks = [Task(query, tuple(CORPUS[i : i + 4])) for i, query in enumerate(CORPUS[:12])]
+    expected = batched_logits(model, tasks, InnerStep(lr=0.1), 12)
+    assert len(seen) == 1
+    monkeypatch.setattr(batched, "_SUPPORT_PIECES", 400)
+    found = batched_logits(model, tasks, InnerStep(lr=0.1), 12)
+    assert largest_difference(found, expected) < 1e-5
+    assert len(seen) > 3 and max(seen[1:]) <= 400
 
 
 def test_a_repeated_support_weighs_twice():

@@ -34,6 +34,8 @@ from pymetaner.windows import IGNORE, Window, make_batch
 
 __all__ = ["batched_logits", "can_batch"]
 
+_SUPPORT_PIECES = 8192  # of a batch, with padding: about 2 GB of inputs and gradients in 8 layers of width 384
+
 
 def can_batch(inner: InnerStep) -> bool:
     """Whether the batched engine takes this inner step: one step of SGD."""
@@ -49,7 +51,7 @@ def batched_logits(
         model: the model; nothing of it is changed.
         tasks: the queries with their supports.
         inner: the inner step.
-        batch_size: the most windows of queries in a batch.
+        batch_size: the most windows of queries in a batch; fewer where supports are many or long.
         progress: show a progress bar.
 
     Raises:
@@ -74,7 +76,16 @@ def batched_logits(
             return forward(network, batch.input_ids, batch.attention_mask)[0]
 
     queries = [task.query for task in tasks]
+    batch_size = min(batch_size, _most_queries(model, tasks))
     return model.word_logits(queries, run, batch_size=batch_size, progress=progress, title="adapting")
+
+
+def _most_queries(model: MetaNER, tasks: Sequence[Task]) -> int:
+    """How many queries a batch may have at most, so that what is kept of their supports fits into memory."""
+    windows = [model.words.windows(task.supports) for task in tasks]
+    longest = max((len(window.ids) for group in windows for window in group), default=1)
+    most = max(map(len, windows), default=0)
+    return max(1, _SUPPORT_PIECES // max(1, most * longest))
 
 
 @dataclass(frozen=True)
