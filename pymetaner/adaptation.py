@@ -145,6 +145,10 @@ class Learning:
     exclude_self: bool = False
 
     def __post_init__(self) -> None:
+        if not isinstance(self.memory, Memory):
+            raise SettingError(
+                f"memory is a {type(self.memory).__name__}: expected a Memory; Memory(model) makes one, to add to"
+            )
         if isinstance(self.k, bool) or not isinstance(self.k, int) or self.k < 1:
             raise SettingError(f"k={self.k!r}: expected a whole number, 1 or more")
         if self.engine not in ("auto", "batched", "reference"):

@@ -10,11 +10,12 @@ import json
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, fields, replace
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 from huggingface_hub import snapshot_download
@@ -86,7 +87,7 @@ def load(cls: type[Model], folder: Path, *, labels: Sequence[str] | None, dtype:
     settings = _read_settings(folder)
     scheme = LabelScheme.from_tags(label_names(config) if labels is None else labels)
     network = _read_network(folder, config, dtype)
-    tokenizer = _read_tokenizer(folder)
+    tokenizer = _read_tokenizer(folder, network)
     if settings is None:
         settings = replace(default_settings(network, tokenizer), decoding="argmax")
     model = cls(network, tokenizer, labels=scheme, settings=settings)
@@ -100,11 +101,10 @@ def new(cls: type[Model], folder: Path, labels: LabelScheme, settings: Settings 
     config = _read_config(folder)
     config.id2label = dict(enumerate(labels.tags))
     config.label2id = {tag: i for i, tag in enumerate(labels.tags)}
-    tokenizer = _read_tokenizer(folder)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = _read_network(folder, config, torch.float32, new_head=True)
-    return cls(network, tokenizer, labels=labels, settings=settings)
+    return cls(network, _read_tokenizer(folder, network), labels=labels, settings=settings)
 
 
 def default_settings(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Settings:
@@ -155,16 +155,30 @@ def _read_settings(folder: Path) -> Settings | None:
         raise ModelFileError(f"{path} is damaged ({_first_line(error)}): save the model again") from error
 
 
-def _read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+def _read_tokenizer(folder: Path, network: PreTrainedModel) -> PreTrainedTokenizerBase:
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
         )
-        return tokenizer
     except Exception as error:  # the tokenizers library raises bare Exception on a damaged file
         raise ModelFileError(f"the tokenizer in {folder} cannot be read ({_first_line(error)})") from error
+    pieces, embeddings = len(tokenizer), len(cast(Tensor, network.get_input_embeddings().weight))
+    if 2 * pieces < embeddings:  # where its files are missing, transformers makes an empty one and says nothing
+        raise ModelFileError(
+            f"the tokenizer in {folder} knows {pieces} pieces, but the encoder {embeddings}: its files "
+            "(tokenizer.json, vocab.txt, sentencepiece.bpe.model, ...) are missing or of another model"
+        )
+    if pieces > embeddings:
+        warnings.warn(
+            f"the tokenizer in {folder} knows {pieces} pieces, but the encoder only {embeddings}, and fails on the "
+            "others: check that both are of the same model",
+            stacklevel=4,
+        )
+    return tokenizer
 
 
+# A model may be loaded in a caller's inference_mode, but weights that are born there can never be adapted.
+@torch.inference_mode(False)
 def _read_network(folder: Path, config: Any, dtype: torch.dtype, new_head: bool = False) -> PreTrainedModel:
     packed = folder / PACKED
     has_weights = any(folder.glob("*.safetensors"))

@@ -248,6 +248,35 @@ def test_a_damaged_memory_is_refused(model, tmp_path, how):
         MetaNER.from_pretrained(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["bert", "xlm-roberta", "modernbert", "deberta-v2"])
+def test_a_folder_without_a_tokenizer_is_refused(tmp_path, name):
+    """Of some architectures transformers then makes a tokenizer that knows nothing."""
+    network_of(name).save_pretrained(tmp_path)
+    for load in (MetaNER.from_pretrained, MetaNER.from_encoder):
+        with pytest.raises(ModelFileError, match="tokenizer"):
+            load(tmp_path)
+
+
+def test_a_tokenizer_of_another_model(tmp_path):
+    network_of("bert", vocab_size=200).save_pretrained(tmp_path)
+    tokenizer_of("wordpiece").save_pretrained(tmp_path)
+    with pytest.warns(UserWarning, match=r"knows 305 pieces, but the encoder only 200"):
+        MetaNER.from_pretrained(tmp_path)
+    network_of("bert", vocab_size=2_000).save_pretrained(tmp_path)
+    with pytest.raises(ModelFileError, match=r"knows 305 pieces, but the encoder 2000: .*another model"):
+        MetaNER.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_model_may_be_loaded_in_inference_mode(tmp_path, packed):
+    model_of("bert").save_pretrained(tmp_path, packed=packed)
+    with torch.inference_mode():
+        model = MetaNER.from_pretrained(tmp_path)
+        model.memory.add(CORPUS)
+        inside = adapt(model, TEXT, lr=0.1)
+    assert adapt(model, TEXT, lr=0.1) == inside
+
+
 def test_pickled_weights_are_never_read(tmp_path):
     network = network_of("bert")
     network.config.save_pretrained(tmp_path)

@@ -134,10 +134,9 @@ def network_of(name: str = "bert", *, tags: tuple[str, ...] = TAGS, seed: int = 
     """A token-classification network with random weights, large enough for adapting to matter."""
     prefix, kind, values = ARCHITECTURES[name]
     config = getattr(transformers, f"{prefix}Config")(
-        vocab_size=len(tokenizer_of(kind)),
         id2label=dict(enumerate(tags)),
         label2id={tag: i for i, tag in enumerate(tags)},
-        **{**values, **changes},
+        **{"vocab_size": len(tokenizer_of(kind)), **values, **changes},
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
