@@ -40,6 +40,7 @@ from pymetaner.errors import (
     SettingError,
     UnsupportedModelError,
 )
+from pymetaner.files import MEMORY
 from pymetaner.labels import LabelScheme
 from pymetaner.memory import Memory
 from pymetaner.network import head_of, longest_window
@@ -49,9 +50,9 @@ from pymetaner.settings import Settings
 if TYPE_CHECKING:
     from pymetaner.model import MetaNER
 
-__all__ = ["MEMORY", "default_settings", "find", "label_names", "load", "new", "save"]
+__all__ = ["default_settings", "find", "label_names", "load", "new", "save"]
 
-CONFIG, SETTINGS, MEMORY = "config.json", "pymetaner.json", "memory.sqlite"
+CONFIG, SETTINGS = "config.json", "pymetaner.json"
 WEIGHTS, PACKED = "model.safetensors", "model.packed.safetensors"
 FORMAT = 1
 _BAD_FILE = (OSError, ValueError, KeyError, SafetensorError, RuntimeError, json.JSONDecodeError)

@@ -1,4 +1,4 @@
-"""Writing a file so that it is there whole or not at all."""
+"""The names of files that several parts share, and writing one so that it is there whole or not at all."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from pathlib import Path
 
 from pymetaner.errors import SaveError
 
-__all__ = ["write_atomically"]
+__all__ = ["CHECKPOINT", "MEMORY", "REPORT", "write_atomically"]
+
+MEMORY = "memory.sqlite"  # in a model's folder
+CHECKPOINT, REPORT = "checkpoint.safetensors", "training.json"  # in the folder of a training run
 
 
 def write_atomically(path: Path, data: bytes) -> None:

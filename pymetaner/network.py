@@ -15,6 +15,7 @@ from pymetaner.errors import SettingError, UnsupportedModelError
 
 __all__ = [
     "adapted_modules",
+    "adapted_parameters",
     "check_network",
     "encoder_of",
     "fingerprint_of",
@@ -112,6 +113,15 @@ def adapted_modules(network: PreTrainedModel, freeze_layers: int) -> dict[str, n
         name: module
         for name, module in network.named_modules()
         if id(module) in free and any(True for _ in module.parameters(recurse=False))
+    }
+
+
+def adapted_parameters(network: PreTrainedModel, freeze_layers: int) -> dict[str, nn.Parameter]:
+    """The parameters of the adapted modules, by their name in the network."""
+    return {
+        f"{name}.{key}": parameter
+        for name, module in adapted_modules(network, freeze_layers).items()
+        for key, parameter in module.named_parameters(recurse=False)
     }
 
 

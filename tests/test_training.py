@@ -21,8 +21,8 @@ from tiny import CORPUS, OVERLAP, WINDOW, model_of, network_of, parse, tokenizer
 from torch.nn import functional
 
 from pymetaner import evaluate
-from pymetaner.checkpoint import MEMORY
 from pymetaner.errors import EmptyDataError, LabelMismatchError, ModelFileError, SaveError, SettingError
+from pymetaner.files import MEMORY
 from pymetaner.model import MetaNER
 from pymetaner.sentence import Sentence
 from pymetaner.settings import Settings

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pymetaner.cli.options import delimiter_of
 from pymetaner.cli.output import say, spinner
 from pymetaner.errors import EncoderMismatchError, MemoryFileError, SettingError
+from pymetaner.files import MEMORY
 
 if TYPE_CHECKING:
     from pymetaner.memory import Memory
@@ -65,7 +66,7 @@ def load_model(name: str | None, device: str = "cpu", threads: int | None = None
 
 def memory_file(path: Path) -> Path:
     """The file of a memory, which may be named by the folder of its model."""
-    return path / "memory.sqlite" if path.is_dir() else path
+    return path / MEMORY if path.is_dir() else path
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from pymetaner.cli import options
 from pymetaner.cli.loading import counted, load_model, prepare, read_file, reading_options
 from pymetaner.cli.output import say, spinner
 from pymetaner.errors import EncoderMismatchError, ModelFileError, SettingError
+from pymetaner.files import CHECKPOINT, MEMORY, REPORT
 
 if TYPE_CHECKING:
     from pymetaner.model import MetaNER
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from pymetaner.training import TrainSettings
 
 __all__ = ["train"]
-
-REPORT, CHECKPOINT, MEMORY = "training.json", "checkpoint.safetensors", "memory.sqlite"
 
 _START, _RUN = "What to start from", "The run"
 

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from pymetaner.engine.bertadam import bertadam_update
 from pymetaner.engine.task import InnerStep, Task
 from pymetaner.model import MetaNER
-from pymetaner.network import adapted_modules, forward, weight_sharing_copy
+from pymetaner.network import adapted_modules, adapted_parameters, forward, weight_sharing_copy
 from pymetaner.ops import masked_token_loss
 from pymetaner.progress import track
 from pymetaner.windows import IGNORE, Window, make_batch
@@ -61,11 +61,7 @@ def _working_copy(model: MetaNER) -> tuple[PreTrainedModel, dict[str, nn.Paramet
     """A network whose moving weights are its own and whose other tensors are the model's, and those weights."""
     frozen = model.settings.freeze_layers
     network = weight_sharing_copy(model.network, own=adapted_modules(model.network, frozen).values())
-    weights = {
-        f"{name}.{key}": parameter
-        for name, module in adapted_modules(network, frozen).items()
-        for key, parameter in module.named_parameters(recurse=False)
-    }
+    weights = adapted_parameters(network, frozen)
     for weight in weights.values():
         weight.requires_grad_(True)
     return network, weights

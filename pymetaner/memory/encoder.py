@@ -14,7 +14,6 @@ from pymetaner.errors import (
     EncoderError,
     EncoderMismatchError,
     LabelMismatchError,
-    TagError,
 )
 from pymetaner.memory.records import types_of
 from pymetaner.sentence import Sentence
@@ -75,12 +74,11 @@ def are_unit(vectors: NDArray[np.float32]) -> NDArray[np.bool_]:
 
 
 def check_labelled(sentences: Sequence[Sentence], types: Set[str]) -> None:
-    """Checks that every sentence has words and IOB2 tags of these entity types.
+    """Checks that every sentence has words and tags of these entity types.
 
     Raises:
         DataError: if something is not a sentence, or is not labelled.
         EmptyDataError: if there is no sentence, or one has no word.
-        TagError: if a tag is not IOB2.
         LabelMismatchError: if an entity type is not among `types`.
     """
     if not sentences:
@@ -93,12 +91,6 @@ def check_labelled(sentences: Sequence[Sentence], types: Set[str]) -> None:
             raise EmptyDataError(f"sentence {i} has no word: leave it out")
         if sentence.tags is None:
             raise DataError(f"sentence {i} ({sentence.text[:60]!r}) is not labelled: give it one tag a word")
-        for tag in set(sentence.tags):
-            if tag != "O" and not (tag.startswith(("B-", "I-")) and len(tag) > 2):
-                raise TagError(
-                    f"sentence {i} ({sentence.text[:60]!r}) has the tag {tag!r}, expected 'O', 'B-TYPE' or 'I-TYPE': "
-                    "convert its tags with pymetaner.tagging.to_iob2"
-                )
         for label in types_of(sentence) - types:
             unknown.setdefault(label, i)
     if unknown:

@@ -164,7 +164,6 @@ class Memory:
         Raises:
             DataError: if one is not labelled, or not a sentence.
             EmptyDataError: if there is none, or one has no word.
-            TagError: if a tag is not IOB2.
             LabelMismatchError: if an entity type is not in the encoder's label scheme.
             EncoderMismatchError: if the encoder has changed since the memory was filled.
             EncoderError: if the encoder gives vectors that are not finite or not of length 1.

@@ -12,12 +12,10 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from pymetaner.errors import ModelFileError, SettingError
-from pymetaner.files import write_atomically
+from pymetaner.files import CHECKPOINT, write_atomically
 from pymetaner.model import MetaNER
 
 __all__ = ["TrainingState"]
-
-FILE = "checkpoint.safetensors"
 
 
 class TrainingState:
@@ -33,7 +31,7 @@ class TrainingState:
     def __init__(
         self, folder: Path, parameters: dict[str, nn.Parameter], optimizer: torch.optim.AdamW, run: dict[str, Any]
     ) -> None:
-        self.path = folder / FILE
+        self.path = folder / CHECKPOINT
         self.parameters = parameters
         self.optimizer = optimizer
         self.run = run

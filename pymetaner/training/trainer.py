@@ -14,12 +14,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from pymetaner.checkpoint import MEMORY, save
+from pymetaner.checkpoint import save
 from pymetaner.errors import EmptyDataError, SettingError
 from pymetaner.evaluation import evaluate
-from pymetaner.files import write_atomically
+from pymetaner.files import MEMORY, REPORT, write_atomically
 from pymetaner.model import MetaNER
-from pymetaner.network import adapted_modules, fingerprint_of
+from pymetaner.network import adapted_parameters, fingerprint_of
 from pymetaner.progress import bar
 from pymetaner.sentence import Sentence
 from pymetaner.training.objective import batch_loss, mask_entities
@@ -146,13 +146,8 @@ def train(
     batches = _Batches(windows, settings)
 
     network = model.network
-    modules = adapted_modules(network, model.settings.freeze_layers)
+    parameters = adapted_parameters(network, model.settings.freeze_layers)
     network.requires_grad_(False)
-    parameters = {
-        f"{name}.{key}": parameter
-        for name, module in modules.items()
-        for key, parameter in module.named_parameters(recurse=False)
-    }
     for parameter in parameters.values():
         parameter.requires_grad_(True)
     optimizer = _optimizer(parameters, settings)
@@ -200,7 +195,7 @@ def train(
     network.requires_grad_(True)
     report = TrainingReport(state.best_step, state.best_f1, state.history, time.monotonic() - started)
     summary = {"settings": asdict(settings), **asdict(report)}
-    write_atomically(folder / "training.json", json.dumps(summary, indent=2).encode() + b"\n")
+    write_atomically(folder / REPORT, json.dumps(summary, indent=2).encode() + b"\n")
     state.load_best(model)
     return report
 
