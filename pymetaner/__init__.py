@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pymetaner.adaptation import adapt, predict
+    from pymetaner.cache import FactorCache
     from pymetaner.default import default_model
     from pymetaner.errors import PymetanerError
     from pymetaner.evaluation import Evaluation, evaluate
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from pymetaner.model import MetaNER
     from pymetaner.ops import cosine_topk, masked_token_loss
     from pymetaner.readers import from_dataset, read, write
-    from pymetaner.result import Result, Support
+    from pymetaner.result import Profile, Result, Support
     from pymetaner.sentence import Entity, Sentence
     from pymetaner.settings import Settings
     from pymetaner.training import TrainSettings, train
@@ -33,9 +34,11 @@ __version__ = _version("pymetaner")
 _HOMES = {
     "Entity": "sentence",
     "Evaluation": "evaluation",
+    "FactorCache": "cache",
     "LabelScheme": "labels",
     "Memory": "memory",
     "MetaNER": "model",
+    "Profile": "result",
     "PymetanerError": "errors",
     "Result": "result",
     "Sentence": "sentence",
@@ -57,9 +60,11 @@ _HOMES = {
 __all__ = [
     "Entity",
     "Evaluation",
+    "FactorCache",
     "LabelScheme",
     "Memory",
     "MetaNER",
+    "Profile",
     "PymetanerError",
     "Result",
     "Sentence",

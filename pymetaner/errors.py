@@ -78,3 +78,7 @@ class LabelMismatchError(PymetanerError, ValueError):
 
 class BackendError(PymetanerError, RuntimeError):
     """The compiled extension is missing or was asked for something it does not have."""
+
+
+class MemoryLimitError(PymetanerError, MemoryError):
+    """A single sentence with what it learns from does not fit into the memory there is."""

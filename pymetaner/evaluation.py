@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pymetaner.adaptation import Learning, tag
+from pymetaner.engine import Computation, Precision
 from pymetaner.errors import EmptyDataError
 from pymetaner.model import MetaNER
 from pymetaner.scoring import Score, Scoring, drop_types, score
@@ -43,6 +44,7 @@ def evaluate(
     learning: Learning | None = None,
     scoring: Scoring = "strict",
     batch_size: int = 16,
+    precision: Precision = "fp32",
     progress: bool = False,
 ) -> Evaluation:
     """Precision, recall and F1 of a model on labelled sentences, plain and (given something to learn from) adapted.
@@ -54,6 +56,7 @@ def evaluate(
         learning: what to adapt on and how; None for the plain score alone.
         scoring: ``"strict"``, seqeval's strict IOB2 mode, or ``"conlleval"``, the official script's figure.
         batch_size: the most sentences in a batch.
+        precision: of products, as for `pymetaner.adapt`.
         progress: show a progress bar.
 
     Raises:
@@ -65,7 +68,8 @@ def evaluate(
     types = {name[2:] for sentence in gold for name in sentence.tags or () if name != "O"}
     # The gold tags must not show the segmenter where an entity ends.
     blind = [regroup(sentence.with_tags(None)) for sentence in gold]
-    tagged = tag(model, blind, learning, batch_size=batch_size, progress=progress)
+    computation = Computation(batch_size=batch_size, precision=precision, cache=model.cache, progress=progress)
+    tagged, _ = tag(model, blind, learning, computation)
     truth = [sentence.tags or () for sentence in gold]
     plain, adapted = (
         [

@@ -16,28 +16,28 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pymetaner import checkpoint
+from pymetaner.cache import FactorCache
 from pymetaner.errors import LabelSchemeError, SettingError
 from pymetaner.labels import LabelScheme
 from pymetaner.memory import Memory
 from pymetaner.network import (
     adapted_modules,
     check_network,
-    encoder_of,
     fingerprint_of,
     forward,
     frozen_tensors,
     layers_of,
     longest_window,
-    tap,
-    weight_sharing_copy,
 )
 from pymetaner.pooling import Pool
 from pymetaner.progress import track
 from pymetaner.sentence import Sentence
 from pymetaner.settings import Settings
-from pymetaner.windows import Window, WordTokenizer, make_batch, pack
+from pymetaner.view import borrowed_view
+from pymetaner.windows import Window, WordLogits, WordTokenizer, make_batch, pack
 
 if TYPE_CHECKING:
+    from pymetaner.engine import Precision
     from pymetaner.inputs import Taggable
     from pymetaner.result import Result
 
@@ -51,10 +51,12 @@ class Reading:
     Attributes:
         logits: (W, C), a row a word: float64 if the model is, else float32.
         vector: (d,) float32, the unit sentence vector; zero for a sentence without words.
+        lower: hidden states (T, d) after the frozen layers, of each window, if they were asked for.
     """
 
     logits: NDArray[np.floating[Any]]
     vector: NDArray[np.float32]
+    lower: tuple[Tensor, ...] = ()
 
 
 class MetaNER(nn.Module, ModelHubMixin):
@@ -68,6 +70,9 @@ class MetaNER(nn.Module, ModelHubMixin):
         tokenizer: its tokenizer.
         labels: what each of its logits stands for; read off the network's config by default.
         settings: how it reads and tags.
+
+    Attributes:
+        cache: factors of supports, kept between calls of `pymetaner.adapt`; replace it to bound it otherwise.
 
     Raises:
         LabelSchemeError: if the labels are not entity tags, or not one a logit.
@@ -103,6 +108,7 @@ class MetaNER(nn.Module, ModelHubMixin):
         self.words = WordTokenizer(tokenizer, self.settings.window, self.settings.overlap)
         self._fingerprint: tuple[object, str] = (None, "")
         self._memory: Memory | None = None
+        self.cache = FactorCache()
 
     # ---- loading and saving: the work is in checkpoint.py ----
 
@@ -250,30 +256,28 @@ class MetaNER(nn.Module, ModelHubMixin):
         what a sentence is about and in which language. The last hidden states of a trained tagger say little but which
         entity types are there.
         """
-        network = self.view()
-        tapped = tap(network, self._vector_layers)
-        del layers_of(network)[self._vector_layers :]
         pool = Pool(len(sentences), self.dim, self.settings.pooling)
-        batches = pack(self.words.windows(sentences), batch_size)
-        with torch.inference_mode():
-            for windows in track(batches, "embedding", progress):
+        with borrowed_view(self.network, self.settings.freeze_layers) as view, torch.inference_mode():
+            for windows in track(self.batches(sentences, batch_size), "embedding", progress):
                 batch = make_batch(windows, self.pad_id).to(self.device)
-                encoder_of(network)(input_ids=batch.input_ids, attention_mask=batch.attention_mask)
-                pool.add(batch, tapped.pop())
+                hidden = view.lower(batch.input_ids, batch.attention_mask)
+                if hidden is None:
+                    view.upper(batch.input_ids, batch.attention_mask, None)
+                    hidden = view.tapped
+                assert hidden is not None
+                pool.add(batch, hidden)
         return pool.unit()
 
     # ---- tagging and reading ----
 
-    def predict(self, x: Taggable, *, batch_size: int = 16, progress: bool = False) -> Result | list[Result]:
+    def predict(
+        self, x: Taggable, *, batch_size: int = 16, precision: Precision = "fp32", progress: bool = False
+    ) -> Result | list[Result]:
         """The entities of each sentence as the model stands; arguments and result as for `pymetaner.adapt`."""
         # adaptation.py stands above this module; the method is here for those who look for it on the model.
         from pymetaner.adaptation import predict
 
-        return predict(self, x, batch_size=batch_size, progress=progress)
-
-    def view(self) -> PreTrainedModel:
-        """The network as a module tree of its own over the same weights: one thread may hook it as it likes."""
-        return weight_sharing_copy(self.network)
+        return predict(self, x, batch_size=batch_size, precision=precision, progress=progress)
 
     @property
     def device(self) -> torch.device:
@@ -284,21 +288,42 @@ class MetaNER(nn.Module, ModelHubMixin):
         """Logits (B, T, C) of padded pieces (B, T)."""
         return forward(self.network, input_ids, attention_mask)[0]
 
-    def read(self, sentences: Sequence[Sentence], *, batch_size: int = 32, progress: bool = False) -> list[Reading]:
-        """Word logits and sentence vector of each sentence, one pass of the encoder."""
-        network = self.view()
-        tapped = tap(network, self._vector_layers)
+    def read(
+        self,
+        sentences: Sequence[Sentence],
+        *,
+        batch_size: int = 32,
+        progress: bool = False,
+        keep_lower: bool = False,
+    ) -> list[Reading]:
+        """Word logits and sentence vector of each sentence, one pass of the encoder.
+
+        Args:
+            sentences: the sentences.
+            batch_size: the most windows in a batch.
+            progress: show a progress bar.
+            keep_lower: also give the hidden states after the frozen layers, if the network can go on from there.
+        """
         pool = Pool(len(sentences), self.dim, self.settings.pooling)
+        lowers: list[dict[int, Tensor]] = [{} for _ in sentences]
+        with borrowed_view(self.network, self.settings.freeze_layers) as view, torch.inference_mode():
 
-        def run(windows: list[Window]) -> Tensor:
-            batch = make_batch(windows, self.pad_id).to(self.device)
-            logits, _ = forward(network, batch.input_ids, batch.attention_mask)
-            pool.add(batch, tapped.pop())
-            return logits
+            def run(windows: list[Window]) -> Tensor:
+                batch = make_batch(windows, self.pad_id).to(self.device)
+                lower = view.lower(batch.input_ids, batch.attention_mask)
+                logits = view.upper(batch.input_ids, batch.attention_mask, lower)
+                assert view.tapped is not None
+                pool.add(batch, view.tapped)
+                if keep_lower and lower is not None:
+                    for window, hidden in zip(windows, lower, strict=True):
+                        lowers[window.sentence][window.words[0]] = hidden[: len(window.ids)]
+                return logits
 
-        with torch.inference_mode():
             logits = self.word_logits(sentences, run, batch_size=batch_size, progress=progress, title="reading")
-        return [Reading(rows, vector) for rows, vector in zip(logits, pool.unit(), strict=True)]
+        return [
+            Reading(rows, vector, tuple(lower for _, lower in sorted(known.items(), key=lambda item: item[0])))
+            for rows, vector, known in zip(logits, pool.unit(), lowers, strict=True)
+        ]
 
     def word_logits(
         self,
@@ -318,16 +343,26 @@ class MetaNER(nn.Module, ModelHubMixin):
             progress: show a progress bar.
             title: what the bar says.
         """
-        count = len(self.labels.tags)
+        gathered = self.empty_logits(sentences)
+        for windows in track(self.batches(sentences, batch_size), title, progress):
+            gathered.add(windows, run(windows))
+        return gathered.rows
+
+    def empty_logits(self, sentences: Sequence[Sentence]) -> WordLogits:
+        """Zeros for the logits of each word: float64 if the model is, else float32."""
         dtype = np.float64 if self.network.dtype == torch.float64 else np.float32
-        logits: list[NDArray[np.floating[Any]]] = [np.zeros((len(s), count), dtype=dtype) for s in sentences]
-        batches = pack(self.words.windows(sentences), batch_size)
-        for windows in track(batches, title, progress):
-            values = run(windows).cpu()
-            for window, rows in zip(windows, values if dtype == np.float64 else values.float(), strict=True):
-                first, last = window.words
-                logits[window.sentence][first:last] = rows[list(window.positions)].numpy()
-        return logits
+        return WordLogits([len(sentence) for sentence in sentences], len(self.labels.tags), dtype)
+
+    def batches(self, sentences: Sequence[Sentence], batch_size: int) -> list[list[Window]]:
+        """The windows of some sentences in groups of like length, at most `batch_size` in each."""
+        windows = self.words.windows(sentences)
+        groups = pack([len(window.ids) for window in windows], batch_size, overhead=self.pass_overhead)
+        return [[windows[i] for i in group] for group in groups]
+
+    @property
+    def pass_overhead(self) -> int:
+        """What a pass costs over its pieces, in pieces: on a GPU, launching it costs as much as thousands of them."""
+        return 16 if self.device.type == "cpu" else 2048
 
     @property
     def pad_id(self) -> int:

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from pymetaner.errors import SettingError, UnsupportedModelError
 
 __all__ = [
+    "adapted_groups",
     "adapted_modules",
     "adapted_parameters",
     "check_network",
@@ -24,7 +25,6 @@ __all__ = [
     "head_of",
     "layers_of",
     "longest_window",
-    "tap",
     "weight_sharing_copy",
 ]
 
@@ -97,8 +97,8 @@ def longest_window(network: PreTrainedModel) -> int:
     return int(longest)
 
 
-def adapted_modules(network: PreTrainedModel, freeze_layers: int) -> dict[str, nn.Module]:
-    """The modules whose parameters are trained and adapted, by name: layers from `freeze_layers` on, and the head.
+def adapted_groups(network: PreTrainedModel, freeze_layers: int) -> list[dict[str, nn.Module]]:
+    """The modules whose parameters are trained and adapted, by name: a group for each layer, the last for the head.
 
     The embeddings (and what else the encoder has outside its layers) and the first `freeze_layers` layers stand still.
 
@@ -108,12 +108,22 @@ def adapted_modules(network: PreTrainedModel, freeze_layers: int) -> dict[str, n
     layers = layers_of(network)
     if not 0 <= freeze_layers <= len(layers):
         raise SettingError(f"freeze_layers={freeze_layers}: expected 0 to {len(layers)}, the layers of this encoder")
-    free = {id(m) for top in (*layers[freeze_layers:], *head_of(network)) for m in top.modules()}
-    return {
-        name: module
-        for name, module in network.named_modules()
-        if id(module) in free and any(True for _ in module.parameters(recurse=False))
-    }
+    names = {id(module): name for name, module in network.named_modules()}
+    tops = [[layer] for layer in layers[freeze_layers:]] + [head_of(network)]
+    return [
+        {
+            names[id(module)]: module
+            for top in group
+            for module in top.modules()
+            if any(True for _ in module.parameters(recurse=False))
+        }
+        for group in tops
+    ]
+
+
+def adapted_modules(network: PreTrainedModel, freeze_layers: int) -> dict[str, nn.Module]:
+    """The modules of all `adapted_groups`, by name."""
+    return {name: module for group in adapted_groups(network, freeze_layers) for name, module in group.items()}
 
 
 def adapted_parameters(network: PreTrainedModel, freeze_layers: int) -> dict[str, nn.Parameter]:
@@ -125,7 +135,9 @@ def adapted_parameters(network: PreTrainedModel, freeze_layers: int) -> dict[str
     }
 
 
-def weight_sharing_copy(network: PreTrainedModel, own: Iterable[nn.Module] = ()) -> PreTrainedModel:
+def weight_sharing_copy(
+    network: PreTrainedModel, own: Iterable[nn.Module] = (), *, trainable: bool = False
+) -> PreTrainedModel:
     """A network in evaluation mode, a module tree of its own over the very same weights, none asking for gradients.
 
     Hooks and modes of the copy never touch the original, so any number of threads may each work on a copy while the
@@ -134,24 +146,18 @@ def weight_sharing_copy(network: PreTrainedModel, own: Iterable[nn.Module] = ())
     Args:
         network: the network.
         own: modules of it whose weights the copy gets for itself.
+        trainable: the copy has the network's own parameters, which ask for gradients if they do there.
     """
     owned = {id(p) for module in own for p in module.parameters(recurse=False)}
     memo: dict[int, object] = {id(b): b for b in network.buffers()}
-    memo |= {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in network.parameters() if id(p) not in owned}
+    memo |= {
+        id(p): p if trainable else nn.Parameter(p.detach(), requires_grad=False)
+        for p in network.parameters()
+        if id(p) not in owned
+    }
     copied: PreTrainedModel = copy.deepcopy(network, memo)
     copied.eval()
     return copied
-
-
-def tap(network: PreTrainedModel, count: int) -> list[Tensor]:
-    """A list that gets the hidden states (B, T, d) after `count` layers, 1 or more, at each pass of this network."""
-    tapped: list[Tensor] = []
-
-    def keep(module: nn.Module, args: object, output: Tensor | tuple[Tensor, ...]) -> None:
-        tapped.append(output[0] if isinstance(output, tuple) else output)
-
-    layers_of(network)[count - 1].register_forward_hook(keep)
-    return tapped
 
 
 def frozen_tensors(network: PreTrainedModel, count: int) -> dict[str, Tensor]:

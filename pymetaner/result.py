@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pymetaner.sentence import Entity, Sentence
 
-__all__ = ["Result", "Support"]
+__all__ = ["Profile", "Result", "Support"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,46 @@ class Support:
 
 
 @dataclass(frozen=True)
+class Profile:
+    """What a call of `pymetaner.adapt` did, all sentences together.
+
+    Attributes:
+        engine: ``"batched"``, ``"reference"``, or ``"none"`` if nothing was adapted.
+        precision: of products.
+        sentences: how many were tagged.
+        seconds: spent on reading (tagging without adapting, sentence vectors), searching and adapting.
+        supports: distinct supports that batches asked for.
+        cached: how many of them needed no pass, because the cache knew their factors.
+        cache_bytes: what the cache holds after the call.
+        batches: passes over queries.
+        padding: share of padding in these passes, 0 to 1.
+    """
+
+    engine: str
+    precision: str
+    sentences: int
+    seconds: dict[str, float]
+    supports: int
+    cached: int
+    cache_bytes: int
+    batches: int
+    padding: float
+
+    @property
+    def hit_rate(self) -> float:
+        """Share of supports found in the cache, 0 to 1."""
+        return self.cached / self.supports if self.supports else 0.0
+
+    def __str__(self) -> str:
+        seconds = ", ".join(f"{name} {spent:.2f} s" for name, spent in self.seconds.items())
+        return (
+            f"{self.sentences} sentences, engine {self.engine}, {self.precision}: {seconds}; {self.batches} batches, "
+            f"{self.padding:.1%} padding; {self.supports} supports, {self.hit_rate:.0%} from the cache of "
+            f"{self.cache_bytes / 1e6:.1f} MB"
+        )
+
+
+@dataclass(frozen=True)
 class Result:
     """The entities of one sentence. Prints readably in a terminal and in a notebook.
 
@@ -41,12 +81,14 @@ class Result:
         entities: the entities found, adapted if the model was.
         base_entities: those that the model finds without adapting.
         supports: the labelled sentences that it adapted on, most similar first; empty if it did not adapt.
+        profile: what the call that gave this result did, for all of its sentences.
     """
 
     sentence: Sentence
     entities: tuple[Entity, ...]
     base_entities: tuple[Entity, ...]
     supports: tuple[Support, ...] = ()
+    profile: Profile | None = field(default=None, compare=False, repr=False)
 
     @property
     def text(self) -> str:

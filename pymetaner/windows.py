@@ -10,15 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from pymetaner.errors import SettingError
 from pymetaner.sentence import Sentence
 
-__all__ = ["IGNORE", "Batch", "Window", "WordTokenizer", "make_batch", "pack"]
+__all__ = ["IGNORE", "Batch", "Window", "WordLogits", "WordTokenizer", "make_batch", "pack"]
 
 IGNORE = -100
 _WORD_MARKS = ("▁", "Ġ")
@@ -197,7 +200,50 @@ def make_batch(windows: Sequence[Window], pad_id: int) -> Batch:
     return Batch(tuple(windows), ids, mask)
 
 
-def pack(windows: Sequence[Window], batch_size: int) -> list[list[Window]]:
-    """The windows sorted by length and cut into batches of at most `batch_size`, so that little is padding."""
-    order = sorted(range(len(windows)), key=lambda i: len(windows[i].ids))
-    return [[windows[i] for i in order[at : at + batch_size]] for at in range(0, len(order), batch_size)]
+def pack(lengths: Sequence[int], most: int, *, pieces: int = 1 << 62, overhead: int = 16) -> list[list[int]]:
+    """Groups of indices, each to be padded to its longest: those that make padding and passes cheapest together.
+
+    Args:
+        lengths: pieces of each window.
+        most: the most windows in a group.
+        pieces: the most pieces in a group, padding included; a longer window is a group of its own.
+        overhead: what a pass costs over its pieces, in pieces: few on a CPU, thousands on a GPU.
+    """
+    order = np.argsort(lengths, kind="stable")
+    ordered = np.asarray(lengths, dtype=np.int64)[order]
+    # best[j]: the least cost of the first j windows; groups of sorted windows are always as good as any.
+    best = np.zeros(len(order) + 1)
+    begin = np.zeros(len(order) + 1, dtype=np.int64)
+    for j in range(1, len(order) + 1):
+        fitting = max(1, min(most, pieces // max(1, int(ordered[j - 1])), j))
+        first = np.arange(j - fitting, j)
+        costs = best[first] + (j - first) * ordered[j - 1] + overhead
+        cheapest = int(costs.argmin())
+        best[j], begin[j] = costs[cheapest], first[cheapest]
+    groups: list[list[int]] = []
+    end = len(order)
+    while end:
+        groups.append(order[begin[end] : end].tolist())
+        end = int(begin[end])
+    return groups[::-1]
+
+
+class WordLogits:
+    """Logits of words, put together from the windows of some sentences.
+
+    Args:
+        lengths: how many words each sentence has.
+        classes: C, logits a word.
+        dtype: float64 or float32.
+    """
+
+    def __init__(self, lengths: Sequence[int], classes: int, dtype: type[np.floating[Any]]) -> None:
+        self.rows: list[NDArray[np.floating[Any]]] = [np.zeros((length, classes), dtype) for length in lengths]
+        self._dtype = dtype
+
+    def add(self, windows: Sequence[Window], logits: Tensor) -> None:
+        """Take in the logits (B, T, C) of B padded windows."""
+        values = logits.to("cpu", torch.float64 if self._dtype == np.float64 else torch.float32).numpy()
+        for window, row in zip(windows, values, strict=True):
+            first, last = window.words
+            self.rows[window.sentence][first:last] = row[list(window.positions)]

@@ -13,10 +13,11 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tasks import reference
 from tiny import CORPUS, OVERLAP, WINDOW, model_of, network_of, parse, tokenizer_of
 
 from pymetaner import adapt, predict
-from pymetaner.engine import InnerStep, Task, reference_logits
+from pymetaner.engine import InnerStep, Task
 from pymetaner.errors import EncoderMismatchError, InputError, LabelMismatchError, SettingError
 from pymetaner.memory import Memory
 from pymetaner.model import MetaNER
@@ -117,7 +118,7 @@ def test_adapted_entities_are_those_of_the_engine(model, engine):
         assert result.supports[0].similarity == pytest.approx(1, abs=1e-5)
         assert result.supports[0].entities == sentence.entities
         task = Task(sentence, tuple(h.sentence for h in hits))
-        (logits,) = reference_logits(model, [task], InnerStep(lr=0.2), 4)
+        (logits,) = reference(model, [task], InnerStep(lr=0.2))
         probability = torch.softmax(torch.from_numpy(logits), 1).numpy()
         for entity in result.entities:
             ids = model.labels.encode([f"B-{entity.label}"] + [f"I-{entity.label}"] * (entity.end - entity.start - 1))
@@ -284,8 +285,11 @@ def test_what_is_no_text_is_refused_by_place(model, tag, x, says):
         ({"batch_size": 2.0}, "batch_size=2.0"),
         ({"inner_optimizer": "adam"}, "inner_optimizer='adam': expected one of"),
         ({"engine": "fast"}, "engine='fast': expected 'auto'"),
-        ({"engine": "batched", "steps": 2}, "one step of SGD, not 2 of sgd"),
-        ({"engine": "batched", "inner_optimizer": "bertadam"}, "one step of SGD, not 1 of bertadam"),
+        ({"lr": [0.1]}, "1 step sizes: expected 3, one for each of 2 unfrozen layers"),
+        ({"lr": [0.1, "0.1", 0.1]}, "expected numbers of 0 or more"),
+        ({"lambda_max": -1}, "lambda_max=-1"),
+        ({"precision": "fp16"}, "precision='fp16': expected one of"),
+        ({"memory_bytes": 0}, "memory_bytes=0"),
     ],
 )
 def test_settings_out_of_range(model, arguments, says):

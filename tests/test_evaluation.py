@@ -52,10 +52,11 @@ def tagged_as(monkeypatch, answer) -> list[Sentence]:
     """Let `evaluate` find what `answer` gives for each sentence; the list gets the sentences that it asked about."""
     asked: list[Sentence] = []
 
-    def tag(model, sentences, learning, *, batch_size, progress):
+    def tag(model, sentences, learning, computation):
         asked.extend(sentences)
         tags = [answer(s) for s in sentences]
-        return [Tagged(s, t, np.ones(len(s)), t, np.ones(len(s)), ()) for s, t in zip(sentences, tags, strict=True)]
+        ones = [np.ones(len(s)) for s in sentences]
+        return [Tagged(s, t, o, t, o, ()) for s, t, o in zip(sentences, tags, ones, strict=True)], None
 
     monkeypatch.setattr(evaluation, "tag", tag)
     return asked

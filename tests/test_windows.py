@@ -170,11 +170,36 @@ def test_a_full_cache_is_emptied_under_no_thread(monkeypatch):
 def test_batches_hold_every_window_once_sorted_by_length():
     words = WordTokenizer(tokenizer_of("wordpiece"), WINDOW, OVERLAP)
     found = words.windows(CORPUS)
-    batches = pack(found, 5)
-    assert sorted(map(id, (w for batch in batches for w in batch))) == sorted(map(id, found))
-    lengths = [len(w.ids) for batch in batches for w in batch]
-    assert lengths == sorted(lengths)
-    assert {len(batch) for batch in batches[:-1]} == {5}
+    lengths = [len(window.ids) for window in found]
+    groups = pack(lengths, 5)
+    assert sorted(i for group in groups for i in group) == list(range(len(found)))
+    ordered = [lengths[i] for group in groups for i in group]
+    assert ordered == sorted(ordered)
+    assert max(map(len, groups)) <= 5
+
+
+def cost(groups, lengths, overhead):
+    return sum(len(group) * max(lengths[i] for i in group) + overhead for group in groups)
+
+
+@given(st.lists(st.integers(1, 12), min_size=1, max_size=7), st.integers(1, 7), st.integers(8, 40), st.integers(0, 30))
+def test_packing_is_the_cheapest_there_is(lengths, most, pieces, overhead):
+    def partitions(items):
+        if not items:
+            yield []
+            return
+        for size in range(1, min(most, len(items)) + 1):
+            group, rest = items[:size], items[size:]
+            if size == 1 or size * max(lengths[i] for i in group) <= pieces:
+                yield from ([group, *others] for others in partitions(rest))
+
+    groups = pack(lengths, most, pieces=pieces, overhead=overhead)
+    assert sorted(i for group in groups for i in group) == list(range(len(lengths)))
+    assert all(len(g) == 1 or len(g) * max(lengths[i] for i in g) <= pieces for g in groups)
+    assert max(map(len, groups)) <= most
+    in_order = sorted(range(len(lengths)), key=lambda i: lengths[i])
+    assert cost(groups, lengths, overhead) == min(cost(p, lengths, overhead) for p in partitions(in_order))
+    assert pack([], 4) == []
 
 
 def test_a_batch_is_padded_and_labelled_at_the_positions():

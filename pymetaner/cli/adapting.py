@@ -29,6 +29,7 @@ CHUNK = 512
 Texts = Annotated[list[str] | None, typer.Argument(metavar="TEXT", help="Sentences, one an argument.")]
 File = Annotated[str | None, typer.Option("--file", "-f", metavar="FILE", help="A sentence a line; - for stdin.")]
 Tokens = Annotated[bool, typer.Option("--tokens", help="Words are split already, by spaces.")]
+Profiled = Annotated[bool, typer.Option("--profile", help="Print on standard error where the time went.")]
 JsonLines = Annotated[bool, typer.Option("--jsonl", help="Print JSON, a sentence a line, as they are done.")]
 
 
@@ -42,13 +43,17 @@ def adapt(
     steps: options.Steps = 1,
     lr: options.InnerLr = None,
     inner_optimizer: options.InnerOptimizer = "sgd",
+    lambda_max: options.LambdaMax = 0.0,
     engine: options.Engine = "auto",
     exclude_self: options.ExcludeSelf = False,
     as_json: options.JsonOption = False,
     as_jsonl: JsonLines = False,
     batch_size: options.BatchSize = 16,
+    precision: options.PrecisionOption = "fp32",
+    cache_bytes: options.CacheBytes = None,
     device: options.Device = "cpu",
     threads: options.Threads = None,
+    profile: Profiled = False,
 ) -> None:
     """Find entities with a model that adapts itself to every sentence.
 
@@ -58,6 +63,10 @@ def adapt(
     sentences, form = _sentences(texts, file, tokens), _form(as_json, as_jsonl)
     net = load_model(model, device, threads)
     from pymetaner.adaptation import adapt as adapt_model
+    from pymetaner.cache import FactorCache
+
+    if cache_bytes is not None:
+        net.cache = FactorCache(cache_bytes)
 
     with nullcontext(net.memory) if memory is None else opened_memory(net, memory, read_only=True) as bank:
 
@@ -70,13 +79,15 @@ def adapt(
                 steps=steps,
                 lr=lr,
                 inner_optimizer=inner_optimizer,
+                lambda_max=lambda_max,
                 engine=engine,
                 exclude_self=exclude_self,
                 batch_size=batch_size,
+                precision=precision,
                 progress=True,
             )
 
-        _print(sentences, run, form, skip_blank=file is not None)
+        _print(sentences, run, form, skip_blank=file is not None, profile=profile)
 
 
 def predict(
@@ -87,8 +98,10 @@ def predict(
     as_json: options.JsonOption = False,
     as_jsonl: JsonLines = False,
     batch_size: options.BatchSize = 16,
+    precision: options.PrecisionOption = "fp32",
     device: options.Device = "cpu",
     threads: options.Threads = None,
+    profile: Profiled = False,
 ) -> None:
     """Find entities with the model as it is, without adapting it."""
     sentences, form = _sentences(texts, file, tokens), _form(as_json, as_jsonl)
@@ -96,10 +109,10 @@ def predict(
     from pymetaner.adaptation import predict as predict_model
 
     def run(chunk: list[Any]) -> list[Result]:
-        results = predict_model(net, chunk, batch_size=batch_size, progress=True)
+        results = predict_model(net, chunk, batch_size=batch_size, precision=precision, progress=True)
         return results if isinstance(results, list) else [results]
 
-    _print(sentences, run, form, skip_blank=file is not None)
+    _print(sentences, run, form, skip_blank=file is not None, profile=profile)
 
 
 def _form(as_json: bool, as_jsonl: bool) -> Form:
@@ -137,6 +150,7 @@ def _print(
     run: Callable[[list[Any]], list[Result]],
     form: Form,
     skip_blank: bool,
+    profile: bool,
 ) -> None:
     from pymetaner.render import as_dict, as_text
 
@@ -144,7 +158,10 @@ def _print(
     everything: list[dict[str, Any]] = []
     first = True
     while chunk := list(islice(items, CHUNK)):
-        for result in run(chunk):
+        results = run(chunk)
+        if profile:
+            print(results[0].profile, file=sys.stderr)
+        for result in results:
             if form == "json":
                 everything.append(as_dict(result))
             elif form == "jsonl":

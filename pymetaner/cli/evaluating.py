@@ -30,6 +30,7 @@ _ONLY_ADAPTED = {
     "steps": "--steps",
     "lr": "--lr",
     "inner_optimizer": "--inner-optimizer",
+    "lambda_max": "--lambda-max",
     "engine": "--engine",
     "exclude_self": "--exclude-self",
 }
@@ -50,6 +51,7 @@ def evaluate(
     steps: options.Steps = 1,
     lr: options.InnerLr = None,
     inner_optimizer: options.InnerOptimizer = "sgd",
+    lambda_max: options.LambdaMax = 0.0,
     engine: options.Engine = "auto",
     exclude_self: options.ExcludeSelf = False,
     format: options.FormatOption = None,
@@ -59,6 +61,7 @@ def evaluate(
     notation: options.NotationOption = None,
     encoding: options.Encoding = "utf-8",
     batch_size: options.BatchSize = 16,
+    precision: options.PrecisionOption = "fp32",
     device: options.Device = "cpu",
     threads: options.Threads = None,
 ) -> None:
@@ -77,11 +80,17 @@ def evaluate(
     with _memory(net, memory, adapted) as bank:
         learning = None
         if bank is not None:
-            learning = Learning(bank, k, inner_step(net, lr, steps, inner_optimizer), engine, exclude_self)
+            learning = Learning(bank, k, inner_step(net, lr, steps, inner_optimizer, lambda_max), engine, exclude_self)
         for path in files:
             corpus = read_file(path, reading)
             evaluation = evaluate_model(
-                net, corpus.sentences, learning=learning, scoring=scoring, batch_size=batch_size, progress=True
+                net,
+                corpus.sentences,
+                learning=learning,
+                scoring=scoring,
+                batch_size=batch_size,
+                precision=precision,
+                progress=True,
             )
             results.append((path, corpus, evaluation))
             if not as_json:

@@ -28,6 +28,18 @@ Threads = Annotated[
     typer.Option(min=1, help="CPU threads; as many as there are cores if not given.", rich_help_panel=_RUNNING),
 ]
 
+PrecisionOption = Annotated[
+    Literal["fp32", "tf32", "bf16"], typer.Option("--precision", help="Of products.", rich_help_panel=_RUNNING)
+]
+CacheBytes = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        help="Most bytes of factors of labelled sentences to keep between batches; 1 GiB if not given.",
+        rich_help_panel=_RUNNING,
+    ),
+]
+
 # ---- how to adapt ----
 MemoryOption = Annotated[
     Path | None,
@@ -45,6 +57,10 @@ InnerLr = Annotated[
 ]
 InnerOptimizer = Annotated[
     Literal["sgd", "bertadam"], typer.Option(help="What takes the inner steps.", rich_help_panel=_ADAPTING)
+]
+LambdaMax = Annotated[
+    float,
+    typer.Option(min=0, help="Weight of the largest loss of each labelled sentence.", rich_help_panel=_ADAPTING),
 ]
 Engine = Annotated[
     Literal["auto", "batched", "reference"],

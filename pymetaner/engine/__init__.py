@@ -1,19 +1,23 @@
-"""Engines: word logits of each query from a model that took a step on the query's own supports.
+"""Engines: word logits of each query from a model that took steps on the query's own supports.
 
-`reference` is the plain loop, the oracle for every other engine; `batched` gives the same logits for a whole batch in
-two passes without touching a weight.
+`reference` is the plain loop, the oracle for every other engine; `batched` gives the same logits for whole batches
+without touching a weight, at little more than the cost of plain prediction.
 """
 
-from pymetaner.engine.batched import batched_logits, can_batch
+from pymetaner.engine.batched import batched_logits
+from pymetaner.engine.precision import Precision, computing_in
 from pymetaner.engine.reference import reference_logits
-from pymetaner.engine.task import Engine, InnerOptimizer, InnerStep, Task
+from pymetaner.engine.task import Computation, Engine, InnerOptimizer, InnerStep, Task, Work
 
 __all__ = [
+    "Computation",
     "Engine",
     "InnerOptimizer",
     "InnerStep",
+    "Precision",
     "Task",
+    "Work",
     "batched_logits",
-    "can_batch",
+    "computing_in",
     "reference_logits",
 ]

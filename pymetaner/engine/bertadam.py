@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-__all__ = ["bertadam_update"]
+__all__ = ["WEIGHT_DECAY", "bertadam_update", "steps_of"]
 
 BETA1, BETA2, EPSILON, WEIGHT_DECAY, CLIP = 0.9, 0.999, 1e-6, 0.01, 1.0
 
@@ -34,3 +36,33 @@ def bertadam_update(
     if weight.dim() > 1:
         update = update + WEIGHT_DECAY * weight
     weight -= lr * update
+
+
+def steps_of(gradients: Sequence[Tensor], decay: float | Tensor) -> Tensor:
+    """(b, ...) what b weights have moved by, over -lr and their own decay, from their gradients step by step.
+
+    With W_s = (1 - decay) W_(s-1) - lr u_s, the result D gives W_n = (1 - decay)^n W_0 - lr D. Differentiable, at
+    gradients of 0 too.
+
+    Args:
+        gradients: (b, ...) of each step, first to last.
+        decay: lr * weight decay.
+    """
+    first: Tensor | None = None
+    second: Tensor | None = None
+    total: Tensor | None = None
+    for gradient in gradients:
+        norm = torch.linalg.vector_norm(gradient, dim=tuple(range(1, gradient.dim())), keepdim=True)
+        gradient = gradient * (CLIP / (norm + 1e-6)).clamp(max=1.0)
+        if first is None or second is None or total is None:
+            # From zero moments the step is in closed form, and sqrt(v) = sqrt(1 - BETA2) |g| has a slope at 0.
+            total = gradient * (1 - BETA1) / (gradient.abs() * (1 - BETA2) ** 0.5 + EPSILON)
+            if len(gradients) > 1:
+                first, second = (1 - BETA1) * gradient, (1 - BETA2) * gradient * gradient
+            continue
+        first = BETA1 * first + (1 - BETA1) * gradient
+        second = BETA2 * second + (1 - BETA2) * gradient * gradient
+        root = second.clamp(min=torch.finfo(second.dtype).tiny).sqrt()
+        total = total * (1 - decay) + first / (root + EPSILON)
+    assert total is not None
+    return total

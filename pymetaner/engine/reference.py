@@ -6,7 +6,7 @@ works on a copy of the weights that move, so the model itself is never written t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from pymetaner.engine.bertadam import bertadam_update
-from pymetaner.engine.task import InnerStep, Task
+from pymetaner.engine.precision import computing_in
+from pymetaner.engine.task import Computation, InnerStep, Task, Work
 from pymetaner.model import MetaNER
 from pymetaner.network import adapted_modules, adapted_parameters, forward, weight_sharing_copy
 from pymetaner.ops import masked_token_loss
@@ -27,7 +28,7 @@ __all__ = ["reference_logits"]
 
 
 def reference_logits(
-    model: MetaNER, tasks: Sequence[Task], inner: InnerStep, batch_size: int, progress: bool = False
+    model: MetaNER, tasks: Sequence[Task], inner: InnerStep, computation: Computation, work: Work
 ) -> list[NDArray[np.floating[Any]]]:
     """Word logits (W, C) of each query, its weights adapted on its own supports.
 
@@ -35,57 +36,78 @@ def reference_logits(
         model: the model; nothing of it is changed.
         tasks: the queries with their supports.
         inner: the inner step.
-        batch_size: the most windows of one query in a batch.
-        progress: show a progress bar.
+        computation: batch size (of one query's windows) and precision.
+        work: what was done is added to it.
+
+    Raises:
+        SettingError: if there are not as many step sizes as layers, or the precision does not fit the model.
     """
-    network, weights = _working_copy(model)
+    rates = {
+        f"{name}.{key}": rate
+        for name, rate in inner.rates(model).items()
+        for key, _ in model.network.get_submodule(name).named_parameters(recurse=False)
+    }
+    network, weights = _working_copy(model, rates)
     start = {name: weight.detach().clone() for name, weight in weights.items()}
     results: list[NDArray[np.floating[Any]]] = []
-    for task in track(tasks, "adapting", progress):
-        if task.supports:
-            _take_steps(model, network, weights, task, inner)
+    with computing_in(computation.precision, network):
+        for task in track(tasks, "adapting", computation.progress):
+            if task.supports:
+                _take_steps(model, network, weights, task, inner, rates)
+                work.supports += len(task.supports)
 
-        def run(windows: list[Window]) -> Tensor:
-            batch = make_batch(windows, model.pad_id).to(model.device)
-            return forward(network, batch.input_ids, batch.attention_mask)[0]
+            def run(windows: list[Window]) -> Tensor:
+                batch = make_batch(windows, model.pad_id).to(model.device)
+                work.batches += 1
+                work.pieces += sum(len(window.ids) for window in windows)
+                work.padded += batch.input_ids.numel()
+                return forward(network, batch.input_ids, batch.attention_mask)[0]
 
-        with torch.inference_mode():
-            results += model.word_logits([task.query], run, batch_size=batch_size)
-        with torch.no_grad():
-            for name, weight in weights.items():
-                weight.copy_(start[name])
+            with torch.inference_mode():
+                results += model.word_logits([task.query], run, batch_size=computation.batch_size)
+            with torch.no_grad():
+                for name, weight in weights.items():
+                    weight.copy_(start[name])
     return results
 
 
-def _working_copy(model: MetaNER) -> tuple[PreTrainedModel, dict[str, nn.Parameter]]:
+def _working_copy(model: MetaNER, rates: Mapping[str, float]) -> tuple[PreTrainedModel, dict[str, nn.Parameter]]:
     """A network whose moving weights are its own and whose other tensors are the model's, and those weights."""
     frozen = model.settings.freeze_layers
     network = weight_sharing_copy(model.network, own=adapted_modules(model.network, frozen).values())
-    weights = adapted_parameters(network, frozen)
+    weights = {name: weight for name, weight in adapted_parameters(network, frozen).items() if name in rates}
+    network.requires_grad_(False)
     for weight in weights.values():
         weight.requires_grad_(True)
     return network, weights
 
 
 def _take_steps(
-    model: MetaNER, network: PreTrainedModel, weights: dict[str, nn.Parameter], task: Task, inner: InnerStep
+    model: MetaNER,
+    network: PreTrainedModel,
+    weights: dict[str, nn.Parameter],
+    task: Task,
+    inner: InnerStep,
+    rates: Mapping[str, float],
 ) -> None:
-    """Move the weights by the gradient of the mean loss over all labelled words of the supports."""
+    """Move the weights by the gradient of the supports' loss: `InnerStep` says which."""
     batch = make_batch(model.words.windows(task.supports), model.pad_id).to(model.device)
     labels = batch.labels([model.labels.encode(support.tags or ()) for support in task.supports])
     counted = (labels != IGNORE).sum(1)
-    share = counted.to(network.dtype) / counted.sum()
     state: dict[str, tuple[Tensor, Tensor]] = {}
     for _ in range(inner.steps):
         with torch.enable_grad():
             logits, _ = forward(network, batch.input_ids, batch.attention_mask)
-            loss = masked_token_loss(logits, labels, 0.0, sentence_weights=share).sum()
+            mean = masked_token_loss(logits, labels, 0.0)
+            loss = (mean * counted).sum() / counted.sum()
+            if inner.lambda_max:
+                loss = loss + inner.lambda_max * (masked_token_loss(logits, labels, 1.0) - mean).mean()
             gradients = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
         with torch.no_grad():
             for (name, weight), gradient in zip(weights.items(), gradients, strict=True):
                 if gradient is None:
                     continue
                 if inner.optimizer == "sgd":
-                    weight.sub_(inner.lr * gradient)
+                    weight.sub_(gradient, alpha=rates[name])
                 else:
-                    bertadam_update(name, weight, gradient, state, inner.lr)
+                    bertadam_update(name, weight, gradient, state, rates[name])

@@ -1,4 +1,4 @@
-"""What an engine is given: queries with their supports, and the inner step to take on them."""
+"""What an engine is given: queries with their supports, the inner step to take on them, and how to compute it."""
 
 from __future__ import annotations
 
@@ -9,48 +9,136 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
+from pymetaner.cache import FactorCache
+from pymetaner.engine.precision import Precision, check_precision
 from pymetaner.errors import SettingError
+from pymetaner.network import adapted_groups
 from pymetaner.sentence import Sentence
 
 if TYPE_CHECKING:
     from pymetaner.model import MetaNER
 
-__all__ = ["Engine", "InnerOptimizer", "InnerStep", "Task"]
+__all__ = ["Computation", "Engine", "InnerOptimizer", "InnerStep", "Task", "Work"]
 
 InnerOptimizer = Literal["sgd", "bertadam"]
 
 
 @dataclass(frozen=True)
 class Task:
-    """A sentence to tag and the labelled sentences to learn from first; without supports it is tagged as it is."""
+    """A sentence to tag and the labelled sentences to learn from first; without supports it is tagged as it is.
+
+    Attributes:
+        query: the sentence to tag.
+        supports: the labelled sentences; one that comes twice counts twice.
+        lower: hidden states (T, d) after the frozen layers of each window of the query, if they are known already.
+    """
 
     query: Sentence
     supports: tuple[Sentence, ...]
+    lower: tuple[Tensor, ...] = ()
 
 
 @dataclass(frozen=True)
 class InnerStep:
     """How the weights move on the supports of a task.
 
+    The loss is the mean cross-entropy over all labelled words of the supports + `lambda_max` * the mean over the
+    supports' windows of the largest one (equations 9 and 10 of Wu et al. 2020).
+
     Attributes:
-        lr: step size, above 0.
+        lr: step size, above 0; or one for each layer that is not frozen and, last, one for the head: 0 or more.
         steps: how many, 1 or more.
         optimizer: ``"sgd"``, or ``"bertadam"`` as in the official code (`pymetaner.engine.bertadam`).
+        lambda_max: weight of the largest token loss, 0 or more.
     """
 
-    lr: float
+    lr: float | tuple[float, ...]
     steps: int = 1
     optimizer: InnerOptimizer = "sgd"
+    lambda_max: float = 0.0
 
     def __post_init__(self) -> None:
         if self.optimizer not in get_args(InnerOptimizer):
             raise SettingError(f"inner_optimizer={self.optimizer!r}: expected one of {get_args(InnerOptimizer)}")
         if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 1:
             raise SettingError(f"steps={self.steps!r}: expected a whole number, 1 or more")
-        if isinstance(self.lr, bool) or not isinstance(self.lr, (int, float)) or not 0 < self.lr < math.inf:
+        if isinstance(self.lr, tuple):
+            if not all(_is_number(lr) and lr >= 0 for lr in self.lr) or not any(self.lr):
+                raise SettingError(f"lr={self.lr!r}: expected numbers of 0 or more, at least one of them above 0")
+        elif not _is_number(self.lr) or self.lr <= 0:
             raise SettingError(f"lr={self.lr!r}: expected a positive number")
+        if not _is_number(self.lambda_max) or self.lambda_max < 0:
+            raise SettingError(f"lambda_max={self.lambda_max!r}: expected a number, 0 or more")
+
+    def rates(self, model: MetaNER) -> dict[str, float]:
+        """The step size of every adapted module, by name; modules that stand still are left out.
+
+        Raises:
+            SettingError: if there are not as many step sizes as adapted layers and the head.
+        """
+        groups = adapted_groups(model.network, model.settings.freeze_layers)
+        lrs = self.lr if isinstance(self.lr, tuple) else (self.lr,) * len(groups)
+        if len(lrs) != len(groups):
+            raise SettingError(
+                f"{len(lrs)} step sizes: expected {len(groups)}, one for each of {len(groups) - 1} unfrozen layers and "
+                "one for the head, or a single number"
+            )
+        return {name: lr for lr, group in zip(lrs, groups, strict=True) if lr for name in group}
 
 
-# (model, tasks, inner step, batch size, show progress) -> word logits (W, C) of each query
-Engine = Callable[["MetaNER", Sequence[Task], InnerStep, int, bool], "list[NDArray[np.floating[Any]]]"]
+@dataclass(frozen=True)
+class Computation:
+    """How an engine computes: nothing of this changes the answer but for rounding.
+
+    Attributes:
+        batch_size: the most windows of queries in a batch.
+        precision: ``"fp32"``, ``"tf32"`` (CUDA) or ``"bf16"``; a float64 model computes in float64.
+        cache: where factors of supports are kept between calls; None for nowhere.
+        memory_bytes: what a batch may take, about; batches that would take more are split. None: a quarter of the
+            machine's memory, or half of what is free on the GPU.
+        progress: show a progress bar.
+    """
+
+    batch_size: int = 16
+    precision: Precision = "fp32"
+    cache: FactorCache | None = None
+    memory_bytes: int | None = None
+    progress: bool = False
+
+    def __post_init__(self) -> None:
+        check_precision(self.precision)
+        for name in ("batch_size", "memory_bytes"):
+            value = getattr(self, name)
+            if value is None and name == "memory_bytes":
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise SettingError(f"{name}={value!r}: expected a whole number, 1 or more")
+
+
+@dataclass
+class Work:
+    """What an engine had to do; engines add to it.
+
+    Attributes:
+        batches: passes over padded queries.
+        pieces: pieces of the queries.
+        padded: the same with padding.
+        supports: windows of distinct supports that batches asked for.
+        cached: how many of them were found in the cache.
+    """
+
+    batches: int = 0
+    pieces: int = 0
+    padded: int = 0
+    supports: int = 0
+    cached: int = 0
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+# (model, tasks, inner step, computation, work) -> word logits (W, C) of each query
+Engine = Callable[["MetaNER", Sequence[Task], InnerStep, Computation, Work], "list[NDArray[np.floating[Any]]]"]

@@ -1,0 +1,311 @@
+"""Whole batches of tasks adapted at once, exactly, without touching a weight.
+
+The windows of the queries are sorted by length and cut into blocks that fit into memory. For a block: one forward and
+backward over those of its distinct supports that the cache does not know gives their factors (`factors.py`); one
+forward over the queries with the steps added (`steps.py`) gives the adapted model's logits. A further step of a task
+is taken on its own supports, with the steps before in place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from pymetaner.engine.batched.factors import WindowFactors, check_adaptable, factors_of
+from pymetaner.engine.batched.limits import Limits, split_on_overflow
+from pymetaner.engine.batched.steps import Rates, StepRows, TakenSteps
+from pymetaner.engine.precision import computing_in
+from pymetaner.engine.task import Computation, InnerStep, Task, Work
+from pymetaner.model import MetaNER
+from pymetaner.progress import track
+from pymetaner.sentence import Sentence
+from pymetaner.view import View, borrowed_view
+from pymetaner.windows import Batch, Window, make_batch, pack
+
+__all__ = ["BatchedEngine", "Query", "batched_logits"]
+
+
+def batched_logits(
+    model: MetaNER, tasks: Sequence[Task], inner: InnerStep, computation: Computation, work: Work
+) -> list[NDArray[np.floating[Any]]]:
+    """Word logits (W, C) of each query, adapted on its own supports.
+
+    Args:
+        model: the model; nothing of it is changed.
+        tasks: the queries with their supports.
+        inner: the inner step.
+        computation: batch size, precision, cache and memory.
+        work: what was done is added to it.
+
+    Raises:
+        SettingError: if there are not as many step sizes as layers, or the precision does not fit the model.
+        UnsupportedModelError: if an adapted layer is not a Linear or LayerNorm.
+        MemoryLimitError: if a single sentence with its supports does not fit into memory.
+    """
+    rates = inner.rates(model)
+    with (
+        borrowed_view(model.network, model.settings.freeze_layers) as view,
+        computing_in(computation.precision, view.network),
+        torch.no_grad(),
+    ):
+        engine = BatchedEngine(model, view, inner, rates, computation, work)
+        gathered = model.empty_logits([task.query for task in tasks])
+        for block in track(engine.blocks(tasks), "adapting", computation.progress):
+            for part in split_on_overflow(lambda queries: list(engine.run(tasks, queries)), block):
+                for batch, logits in part:
+                    gathered.add(batch.windows, logits)
+        return gathered.rows
+
+
+@dataclass(frozen=True)
+class Query:
+    """A window of a task's query and, if known, its hidden states (T, d) after the frozen layers."""
+
+    window: Window
+    lower: Tensor | None
+
+    @property
+    def task(self) -> int:
+        """The index of its task."""
+        return self.window.sentence
+
+
+@dataclass(frozen=True)
+class _Support:
+    """A distinct support: its windows and the tags of its words."""
+
+    windows: list[Window]
+    tag_ids: list[int]
+
+
+Key = tuple[tuple[str, ...], tuple[str, ...]]  # of a support: its words and tags
+Row = tuple[Key, int]  # a support and the number of its window
+
+
+class BatchedEngine:
+    """Runs blocks of tasks on a view of a model.
+
+    Args:
+        model: the model.
+        view: a view of it that nobody else uses meanwhile.
+        inner: the inner step.
+        rates: step size of each adapted module; those without one stand still.
+        computation: batch size, cache and memory.
+        work: what is done is added to it.
+        order: 0 for tagging; 1 or 2 for meta-training, where logits have a graph: of first order, in which factors are
+            constants, or of second order.
+    """
+
+    def __init__(
+        self,
+        model: MetaNER,
+        view: View,
+        inner: InnerStep,
+        rates: Rates,
+        computation: Computation,
+        work: Work,
+        order: int = 0,
+    ) -> None:
+        check_adaptable(view)
+        self.model = model
+        self.view = view
+        self.inner = inner
+        self.rates = rates
+        self.work = work
+        self.order = order
+        self.cache = None if order else computation.cache
+        self.limits = Limits.of(view, rates, inner, computation)
+        self._supports: dict[Key, _Support] = {}
+        self._lower: dict[Row, Tensor] = {}  # what further steps need not compute again
+        weights = (*model.network.parameters(), *model.network.buffers())
+        self._state = (
+            tuple((tensor.data_ptr(), tensor._version) for tensor in weights),
+            tuple(rates),
+            inner.lambda_max > 0,
+            computation.precision,
+            (model.settings.window, model.settings.overlap),
+        )
+
+    # ---- blocks ----
+
+    def blocks(self, tasks: Sequence[Task]) -> list[list[Query]]:
+        """The windows of all queries, sorted by length, in blocks whose supports fit into memory together.
+
+        Raises:
+            MemoryLimitError: if the supports of a single task do not.
+        """
+        self._tokenise([support for task in tasks for support in task.supports])
+        queries = []
+        for task, group in enumerate(self._windows_by_sentence([task.query for task in tasks])):
+            lower = tasks[task].lower or [None] * len(group)
+            queries += [Query(window, hidden) for window, hidden in zip(group, lower, strict=True)]
+        queries.sort(key=lambda query: len(query.window.ids))
+        blocks: list[list[Query]] = []
+        within: set[Key] = set()
+        held = 0
+        for query in queries:
+            keys = [_key(support) for support in tasks[query.task].supports]
+            alone = self._bytes(keys, set())
+            self.limits.check(alone, len(keys))
+            more = self._bytes(keys, within)
+            if not blocks or len(blocks[-1]) == self.limits.queries or held + more > self.limits.block:
+                blocks.append([])
+                within, held, more = set(), 0, alone
+            blocks[-1].append(query)
+            within.update(keys)
+            held += more
+        return blocks
+
+    def _bytes(self, keys: Sequence[Key], within: set[Key]) -> int:
+        """What a task's factors take beside those of a block that holds some supports already."""
+        pieces = {key: sum(len(window.ids) for window in self._supports[key].windows) for key in keys}
+        new = sum(size for key, size in pieces.items() if key not in within)
+        own = sum(pieces[key] for key in keys) * (self.inner.steps - 1)
+        return (new + own) * self.limits.piece
+
+    def _tokenise(self, supports: Sequence[Sentence]) -> None:
+        distinct = {_key(support): support for support in supports}
+        new = [support for key, support in distinct.items() if key not in self._supports]
+        for support, windows in zip(new, self._windows_by_sentence(new), strict=True):
+            tag_ids = self.model.labels.encode(support.tags or ())
+            self._supports[_key(support)] = _Support(windows, tag_ids)
+
+    def _windows_by_sentence(self, sentences: Sequence[Sentence]) -> list[list[Window]]:
+        groups: list[list[Window]] = [[] for _ in sentences]
+        for window in self.model.words.windows(sentences):
+            groups[window.sentence].append(window)
+        return groups
+
+    # ---- running ----
+
+    def run(
+        self, tasks: Sequence[Task], block: Sequence[Query], edit: Callable[[Batch], Tensor] | None = None
+    ) -> Iterator[tuple[Batch, Tensor]]:
+        """The queries of a block in padded batches, with their adapted logits (B, T, C).
+
+        Args:
+            tasks: all tasks; queries name theirs by its index.
+            block: what `blocks` gave, or a part of it.
+            edit: gives the pieces (B, T) to read instead of a batch's own: masked ones, in training.
+        """
+        self._lower.clear()
+        keys = {query.task: [_key(support) for support in tasks[query.task].supports] for query in block}
+        shared = self._first_step(list(dict.fromkeys(key for group in keys.values() for key in group)))
+        steps = [{task: [window for key in group for window in shared[key]] for task, group in keys.items()}]
+        while len(steps) < self.inner.steps:
+            steps.append(self._further_step(keys, steps))
+        for group in self._groups([query.window for query in block], self.limits.queries):
+            queries = [block[i] for i in group]
+            batch = make_batch([query.window for query in queries], self.model.pad_id).to(self.model.device)
+            ids = batch.input_ids if edit is None else edit(batch)
+            lower = _padded([query.lower for query in queries])
+            if lower is None:
+                lower = self.view.lower(ids, batch.attention_mask)
+            correction = self._correction([query.task for query in queries], steps)
+            with torch.set_grad_enabled(self.order > 0):
+                logits = self.view.upper(ids, batch.attention_mask, lower, correction)
+            self.work.batches += 1
+            self.work.pieces += sum(len(query.window.ids) for query in queries)
+            self.work.padded += ids.numel()
+            yield batch, logits
+
+    def _first_step(self, keys: Sequence[Key]) -> dict[Key, list[WindowFactors]]:
+        """The factors of distinct supports in the model as it stands, from the cache where it knows them."""
+        found: dict[Key, list[WindowFactors]] = {}
+        for key in keys:
+            known = None if self.cache is None else self.cache.get(self._state, key)
+            if known is not None:
+                found[key] = known
+        rows = [(key, i) for key in keys if key not in found for i in range(len(self._supports[key].windows))]
+        computed: dict[Key, list[WindowFactors]] = {}
+        for (key, _), factors in zip(rows, self._factors(rows, lambda group: None), strict=True):
+            computed.setdefault(key, []).append(factors)
+        for key, windows in computed.items():
+            found[key] = windows if self.cache is None else self.cache.put(self._state, key, windows)
+        self.work.supports += len(keys)
+        self.work.cached += len(keys) - len(computed)
+        return found
+
+    def _further_step(
+        self, keys: dict[int, list[Key]], steps: Sequence[dict[int, list[WindowFactors]]]
+    ) -> dict[int, list[WindowFactors]]:
+        """The factors of every task's own supports, in the model as the task has adapted it so far."""
+        rows = [
+            (task, (key, i))
+            for task, group in keys.items()
+            for key in group
+            for i in range(len(self._supports[key].windows))
+        ]
+        found: dict[int, list[WindowFactors]] = {task: [] for task in keys}
+        computed = self._factors(
+            [row for _, row in rows], lambda group: self._correction([rows[i][0] for i in group], steps)
+        )
+        for (task, _), factors in zip(rows, computed, strict=True):
+            found[task].append(factors)
+        return found
+
+    def _factors(
+        self, rows: Sequence[Row], correction: Callable[[list[int]], TakenSteps | None]
+    ) -> list[WindowFactors]:
+        """The factors of some support windows, each in the network corrected for it."""
+        found: dict[int, WindowFactors] = {}
+        windows = [self._supports[key].windows[i] for key, i in rows]
+        for group in self._groups(windows, len(windows)):
+            # Labels are looked up by the sentence of a window, which here is its place in the group.
+            placed = [replace(windows[i], sentence=place) for place, i in enumerate(group)]
+            batch = make_batch(placed, self.model.pad_id).to(self.model.device)
+            labels = batch.labels([self._supports[rows[i][0]].tag_ids for i in group])
+            lower = _padded([self._lower.get(rows[i]) for i in group])
+            if lower is None:
+                lower = self.view.lower(batch.input_ids, batch.attention_mask)
+                if lower is not None and self.inner.steps > 1:
+                    for place, i in enumerate(group):
+                        self._lower[rows[i]] = lower[place, : len(windows[i].ids)]
+            factors = factors_of(
+                self.view,
+                batch,
+                labels,
+                lower,
+                modules=self.rates.keys(),
+                correction=correction(group),
+                with_largest=self.inner.lambda_max > 0,
+                differentiable=self.order == 2,
+            )
+            found.update(zip(group, factors, strict=True))
+        return [found[i] for i in range(len(rows))]
+
+    def _groups(self, windows: Sequence[Window], most: int) -> list[list[int]]:
+        """Indices of windows that pass together."""
+        return pack(
+            [len(window.ids) for window in windows],
+            1 if self.view.one_by_one else most,
+            pieces=self.limits.pieces,
+            overhead=self.model.pass_overhead,
+        )
+
+    def _correction(
+        self, row_tasks: Sequence[int], steps: Sequence[dict[int, list[WindowFactors]]]
+    ) -> TakenSteps | None:
+        """What adds the steps of their tasks to the rows of a batch; None if no task takes one."""
+        if not any(steps[0][task] for task in row_tasks):
+            return None
+        weight = next(self.view.network.parameters())
+        taken = [StepRows([step[task] for task in row_tasks], self.inner.lambda_max, weight) for step in steps]
+        return TakenSteps(taken, self.rates, self.inner.optimizer, self.view.source)
+
+
+def _key(support: Sentence) -> Key:
+    return support.words, support.tags or ()
+
+
+def _padded(hidden: Sequence[Tensor | None]) -> Tensor | None:
+    """(B, T, d) of B tensors (T, d), padded with zeros; None if one is not known."""
+    known = [tensor for tensor in hidden if tensor is not None]
+    return pad_sequence(known, batch_first=True) if len(known) == len(hidden) else None

@@ -1,0 +1,191 @@
+"""The steps that tasks have taken, added to what each adapted layer gives: no adapted weight is kept, or even formed.
+
+SGD: with W' = W - lr * sum_t c_t g_t x_t^T, a Linear gives y'(q) = y(q) - lr * ((q X^T + 1) * c) G, two thin products;
+the 1 is the step of the bias. A LayerNorm's steps are vectors. Several steps add up.
+
+BertAdam: a step is elementwise in the gradient, so the gradients of a few tasks are formed (G^T X), turned into the
+steps' sum, multiplied with the queries and dropped, a tile at a time (`pymetaner.engine.bertadam` has the rule).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from pymetaner.engine.batched.factors import WindowFactors, normalised
+from pymetaner.engine.bertadam import WEIGHT_DECAY, steps_of
+from pymetaner.engine.task import InnerOptimizer
+
+__all__ = ["Rates", "StepRows", "TakenSteps"]
+
+Rates = Mapping[str, "float | Tensor"]
+
+_TILE = 1 << 23  # numbers in a tile of BertAdam: 32 MB in float32
+
+
+class StepRows:
+    """The factors of one step for the rows of a batch, gathered layer by layer when a layer asks.
+
+    Args:
+        windows: for each of the B rows, the factors of its task's support windows; none if it takes no step.
+        lambda_max: weight of the largest token loss; factors of it are there if it is above 0.
+        like: says device and type of the coefficients.
+    """
+
+    def __init__(self, windows: Sequence[Sequence[WindowFactors]], lambda_max: float, like: Tensor) -> None:
+        self.windows = windows
+        self._all = [window for row in windows for window in row]
+        totals = [max(1, sum(window.words for window in row)) for row in windows]
+        dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
+
+        def column(values: Iterable[float]) -> Tensor:
+            return torch.tensor(list(values), device=like.device, dtype=dtype)[:, None]
+
+        # (B, 1): whether the task takes the step, 1 / words of the task, lambda_max / windows of the task
+        self.takes = column(bool(row) for row in windows)
+        self._mean = column(1 / total for total in totals)
+        self._largest = column(lambda_max / max(1, len(row)) for row in windows)
+        # (B, N): the last two for each of the N windows of all rows
+        own = torch.block_diag(*[torch.ones((1, len(row))) for row in windows]).to(like.device, dtype)
+        self._of_windows = [self._mean * own] + ([self._largest * own] if lambda_max else [])
+
+    def inputs(self, source: str, like: Tensor) -> Tensor:
+        """(B, R, in) what a Linear read."""
+        return self._rows([[window.inputs[source] for window in row] for row in self.windows], like)
+
+    def gradients(self, name: str, like: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, R, out) output gradients and (B, 1) coefficients: their product is the gradient of the task's loss."""
+        parts = [
+            self._rows([[window.gradients[name][part] for window in row] for row in self.windows], like)
+            for part in range(len(self._of_windows))
+        ]
+        if len(parts) == 1:
+            return parts[0], self._mean
+        weighed = parts[0] * self._mean[..., None] + parts[1] * self._largest[..., None]
+        return weighed.to(like.dtype), torch.ones_like(self._mean)
+
+    def norms(self, name: str) -> Tensor:
+        """(B, 2, d), or (B, 1, d) without bias: the gradients of a LayerNorm's weight and bias."""
+        return sum(
+            torch.einsum("bn,npd->bpd", weights, torch.stack([w.norms[name][part] for w in self._all]).to(weights))
+            for part, weights in enumerate(self._of_windows)
+        )  # type: ignore[return-value]  # never empty
+
+    def _rows(self, tensors: Sequence[Sequence[Tensor]], like: Tensor) -> Tensor:
+        """The tensors of each row joined and padded with zeros to the longest row, on the device and in the type."""
+        if len(tensors) == 1 and len(tensors[0]) == 1:
+            return tensors[0][0].unsqueeze(0).to(like.device, like.dtype)
+        lengths = [sum(map(len, row)) for row in tensors]
+        width = max(lengths)
+        first = next(row for row in tensors if row)[0]
+        zeros = first.new_zeros((width - min(lengths), first.shape[1]))
+        flat: list[Tensor] = []
+        for row, length in zip(tensors, lengths, strict=True):
+            flat += row
+            if length < width:
+                flat.append(zeros[: width - length])
+        return torch.cat(flat).view(len(tensors), width, -1).to(like.device, like.dtype)
+
+
+class TakenSteps:
+    """The steps taken so far by the tasks of a batch: a `Listener` that adds them to each adapted layer.
+
+    Args:
+        steps: first to last; at least one row takes a step.
+        rates: the step size of each module; modules without one stand still.
+        optimizer: what took the steps.
+        source: `View.source`.
+    """
+
+    def __init__(
+        self, steps: Sequence[StepRows], rates: Rates, optimizer: InnerOptimizer, source: Mapping[str, str]
+    ) -> None:
+        self.steps = steps
+        self.rates = rates
+        self.optimizer = optimizer
+        self.source = source
+        # What was last read, and its products with the supports' inputs: query, key and value share them.
+        self._shared: tuple[Tensor | None, str, bool, list[Tensor]] = (None, "", False, [])
+
+    def __call__(self, name: str, module: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        """What the adapted module gives for `x`, where the plain one gives `y`."""
+        rate = self.rates.get(name)
+        if rate is None:
+            return y
+        with torch.autocast(y.device.type, enabled=False):  # types are chosen here: sums of vectors stay in float32
+            if isinstance(module, nn.LayerNorm):
+                return self._norm(name, module, x, y, rate)
+            assert isinstance(module, nn.Linear)
+            if self.optimizer == "sgd":
+                return self._sgd(name, module, x, y, rate)
+            return self._bertadam(name, module, x, y, rate)
+
+    # ---- SGD ----
+
+    def _sgd(self, name: str, linear: nn.Linear, x: Tensor, y: Tensor, rate: float | Tensor) -> Tensor:
+        products = self._products(self.source[name], x.to(y.dtype), linear.bias is not None, x)
+        for step, product in zip(self.steps, products, strict=True):
+            gradients, weights = step.gradients(name, y)
+            scaled = product * (weights[..., None] * -rate).to(y.dtype)
+            if torch.is_grad_enabled():
+                y = torch.baddbmm(y, scaled, gradients)
+            else:
+                y.baddbmm_(scaled, gradients)
+        return y
+
+    def _products(self, source: str, x: Tensor, biased: bool, key: Tensor) -> list[Tensor]:
+        """(B, T, R) x X^T of every step, + 1 where there is a bias."""
+        seen, of, with_bias, products = self._shared
+        if seen is not key or of != source or with_bias != biased:
+            one = x.new_ones(())
+            transposed = [step.inputs(source, x).transpose(1, 2) for step in self.steps]
+            products = [torch.baddbmm(one, x, t) if biased else torch.bmm(x, t) for t in transposed]
+            self._shared = (key, source, biased, products)
+        return products
+
+    # ---- BertAdam ----
+
+    def _bertadam(self, name: str, linear: nn.Linear, x: Tensor, y: Tensor, rate: float | Tensor) -> Tensor:
+        inputs, gradients = [], []
+        for step in self.steps:
+            inputs.append(step.inputs(self.source[name], y))
+            g, weights = step.gradients(name, y)
+            gradients.append(g * weights[..., None].to(y.dtype))
+        takes = self.steps[0].takes.to(y.dtype)[..., None]
+        plain = y if linear.bias is None else y - linear.bias
+        y = y + takes * ((1 - rate * WEIGHT_DECAY) ** len(self.steps) - 1) * plain
+        if linear.bias is not None:
+            y = y - rate * steps_of([g.sum(1) for g in gradients], 0.0)[:, None]
+        size = max(1, _TILE // linear.weight.numel())
+        x = x.to(y.dtype)
+        moved = []
+        for at in range(0, len(x), size):
+            tile = slice(at, at + size)
+            factors = [tensor[tile] for pair in zip(gradients, inputs, strict=True) for tensor in pair]
+            if torch.is_grad_enabled():
+                moved.append(checkpoint(_times_steps, x[tile], rate, *factors, use_reentrant=False))
+            else:
+                moved.append(_times_steps(x[tile], rate, *factors))
+        return y - rate * torch.cat(moved)
+
+    # ---- LayerNorm ----
+
+    def _norm(self, name: str, norm: nn.LayerNorm, x: Tensor, y: Tensor, rate: float | Tensor) -> Tensor:
+        gradients = [step.norms(name) for step in self.steps]
+        if self.optimizer == "sgd":
+            moved = torch.stack(gradients).sum(0)
+        else:
+            parts = range(gradients[0].shape[1])
+            moved = torch.stack([steps_of([g[:, part] for g in gradients], 0.0) for part in parts], dim=1)
+        moved = (moved * -rate).to(y.dtype)
+        y = torch.addcmul(y, normalised(norm, x.to(y.dtype)), moved[:, :1])
+        return y if norm.bias is None else y + moved[:, 1:]
+
+
+def _times_steps(x: Tensor, rate: float | Tensor, *factors: Tensor) -> Tensor:
+    """(b, T, out): x times the summed BertAdam steps of a tile of tasks, which are formed here and nowhere else."""
+    gradients = [torch.bmm(g.transpose(1, 2), inputs) for g, inputs in zip(factors[::2], factors[1::2], strict=True)]
+    return torch.bmm(x, steps_of(gradients, rate * WEIGHT_DECAY).transpose(1, 2).to(x.dtype))

@@ -1,0 +1,174 @@
+"""The reference engine against plain PyTorch, one window at a time."""
+
+from __future__ import annotations
+
+import copy
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from tasks import TASKS, largest_difference, reference
+from tiny import ARCHITECTURES, CORPUS, model_of
+from torch import nn
+
+from pymetaner.engine import InnerStep, Task
+from pymetaner.engine.bertadam import bertadam_update
+from pymetaner.errors import SettingError
+from pymetaner.model import MetaNER
+from pymetaner.sentence import Sentence
+
+
+def trained_parameters(network: nn.Module, freeze_layers: int) -> dict[str, nn.Parameter]:
+    """By their names: those of the layers from `freeze_layers` on, and of the head."""
+    found = {}
+    for name, parameter in network.named_parameters():
+        layer = re.search(r"\.layers?\.(\d+)\.", name)
+        if (layer and int(layer[1]) >= freeze_layers) or not name.startswith(network.base_model_prefix + "."):
+            found[name] = parameter
+    return found
+
+
+def one_by_one(model: MetaNER, network: nn.Module, sentence: Sentence) -> torch.Tensor:
+    """(W, C) word logits, each window read alone and without padding."""
+    rows = [
+        network(input_ids=torch.tensor([window.ids])).logits[0, list(window.positions)]
+        for window in model.words.windows([sentence])
+    ]
+    return torch.cat(rows)
+
+
+def oracle(model: MetaNER, task: Task, optimizer_of, steps: int) -> np.ndarray:
+    """Word logits of the query after plain steps on a deep copy."""
+    if not task.query.words:
+        return np.zeros((0, len(model.labels.tags)))
+    network = copy.deepcopy(model.network).eval()
+    parameters = trained_parameters(network, model.settings.freeze_layers)
+    optimizer = optimizer_of(parameters)
+    for _ in range(steps if task.supports else 0):
+        network.zero_grad()
+        losses = [
+            nn.functional.cross_entropy(
+                one_by_one(model, network, support),
+                torch.tensor([model.labels.tags.index(tag) for tag in support.tags or ()]),
+                reduction="none",
+            )
+            for support in task.supports
+        ]
+        torch.cat(losses).mean().backward()
+        optimizer.step()
+    with torch.no_grad():
+        return one_by_one(model, network, task.query).numpy()
+
+
+class OfficialBertAdam:
+    """BertAdam as published, its schedule left out: clip, moments without bias correction, decay by name."""
+
+    def __init__(self, parameters: dict[str, nn.Parameter], lr: float) -> None:
+        self.parameters, self.lr = parameters, lr
+        self.moments = {name: (torch.zeros_like(p), torch.zeros_like(p)) for name, p in parameters.items()}
+
+    @torch.no_grad()
+    def step(self) -> None:
+        for name, p in self.parameters.items():
+            if p.grad is None:
+                continue
+            nn.utils.clip_grad_norm_(p, 1.0)
+            m, v = self.moments[name]
+            m.mul_(0.9).add_(p.grad, alpha=0.1)
+            v.mul_(0.999).addcmul_(p.grad, p.grad, value=0.001)
+            update = m / (v.sqrt() + 1e-6)
+            if not (name.endswith("bias") or "norm" in name.lower()):
+                update += 0.01 * p
+            p.add_(update, alpha=-self.lr)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_reference_is_a_plain_step_of_sgd(name):
+    model = model_of(name)
+    expected = [oracle(model, task, lambda p: torch.optim.SGD(p.values(), lr=0.1), 1) for task in TASKS]
+    found = reference(model, TASKS, InnerStep(lr=0.1))
+    assert largest_difference(found, expected) < 1e-5
+    plain = reference(model, [replace(task, supports=()) for task in TASKS], InnerStep(lr=0.1))
+    assert largest_difference(plain, found) > 0.1
+    assert np.array_equal(plain[2], found[2])
+
+
+@pytest.mark.parametrize("name", ["bert", "modernbert"])
+@pytest.mark.parametrize("steps", [1, 3])
+def test_several_steps_of_either_optimiser(name, steps):
+    model = model_of(name)
+    adam = InnerStep(lr=0.01, steps=steps, optimizer="bertadam")
+    expected = [oracle(model, task, lambda p: OfficialBertAdam(p, 0.01), steps) for task in TASKS[:5]]
+    assert largest_difference(reference(model, TASKS[:5], adam), expected) < 1e-4
+    expected = [oracle(model, task, lambda p: torch.optim.SGD(p.values(), lr=0.05), steps) for task in TASKS[:5]]
+    found = reference(model, TASKS[:5], InnerStep(lr=0.05, steps=steps))
+    assert largest_difference(found, expected) < 1e-5
+
+
+@pytest.mark.parametrize("scale", [1e-4, 1.0, 30.0])
+def test_first_bertadam_step_in_closed_form(scale):
+    torch.manual_seed(0)
+    for weight in (torch.randn(5, 7, dtype=torch.float64), torch.randn(9, dtype=torch.float64)):
+        gradient = scale * torch.randn_like(weight)
+        clipped = gradient / max(1.0, gradient.norm().item() + 1e-6)
+        decay = 0.01 * weight if weight.dim() > 1 else 0
+        expected = weight - 3e-5 * (0.1 * clipped / (0.001**0.5 * clipped.abs() + 1e-6) + decay)
+        bertadam_update("w", weight, gradient, {}, 3e-5)
+        torch.testing.assert_close(weight, expected, rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize("lambda_max", [0.5, 2.0])
+def test_the_max_term_is_the_mean_of_the_windows_largest_losses(lambda_max):
+    model = model_of("bert").double()
+    task = Task(CORPUS[8], (CORPUS[9], CORPUS[14], CORPUS[0]))
+    network = copy.deepcopy(model.network)
+    losses = [
+        nn.functional.cross_entropy(
+            one_by_one(model, network, support),
+            torch.tensor([model.labels.tags.index(tag) for tag in support.tags or ()]),
+            reduction="none",
+        )
+        for support in task.supports
+    ]
+    loss = torch.cat(losses).mean() + lambda_max * torch.stack([each.max() for each in losses]).mean()
+    parameters = trained_parameters(network, model.settings.freeze_layers)
+    for parameter, gradient in zip(
+        parameters.values(), torch.autograd.grad(loss, list(parameters.values())), strict=True
+    ):
+        parameter.data -= 0.1 * gradient
+    with torch.no_grad():
+        expected = one_by_one(model, network, task.query).numpy()
+    found = reference(model, [task], InnerStep(lr=0.1, lambda_max=lambda_max))[0]
+    assert np.abs(found - expected).max() < 1e-9
+
+
+def test_a_step_size_for_each_layer():
+    model = model_of("bert").double()  # three layers, the first frozen
+    rates = {"layer.1": 0.05, "layer.2": 0.0, "classifier": 0.2}
+
+    def sgd(parameters: dict[str, nn.Parameter]) -> torch.optim.SGD:
+        groups = [
+            {"params": [p for name, p in parameters.items() if part in name], "lr": lr} for part, lr in rates.items()
+        ]
+        return torch.optim.SGD(groups)
+
+    expected = [oracle(model, task, sgd, 2) for task in TASKS[:5]]
+    found = reference(model, TASKS[:5], InnerStep(lr=(0.05, 0.0, 0.2), steps=2))
+    assert largest_difference(found, expected) < 1e-9
+
+
+@pytest.mark.parametrize("lr", [(), (0.1,), (0.1, 0.1), (0.1, 0.1, 0.1, 0.1)])
+def test_step_sizes_that_do_not_fit_the_layers_are_refused(lr):
+    with pytest.raises(SettingError, match="step sizes|above 0"):
+        reference(model_of("bert"), TASKS, InnerStep(lr=lr))
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"lr": 0}, {"lr": (0.0, 0.0)}, {"lr": (-0.1, 0.1)}, {"lr": "0.1"}, {"lr": True}, {"lr": float("nan")},
+              {"lr": 0.1, "lambda_max": -1.0}, {"lr": 0.1, "steps": 0}, {"lr": 0.1, "optimizer": "adam"}],
+)  # fmt: skip
+def test_inner_steps_out_of_range_are_refused(wrong):
+    with pytest.raises(SettingError, match="expected"):
+        InnerStep(**wrong)
