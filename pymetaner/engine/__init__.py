@@ -4,7 +4,7 @@
 without touching a weight, at little more than the cost of plain prediction.
 """
 
-from pymetaner.engine.batched import batched_logits
+from pymetaner.engine.batched import MetaLearner, batched_logits
 from pymetaner.engine.precision import Precision, computing_in
 from pymetaner.engine.reference import reference_logits
 from pymetaner.engine.task import Computation, Engine, InnerOptimizer, InnerStep, Task, Work
@@ -14,6 +14,7 @@ __all__ = [
     "Engine",
     "InnerOptimizer",
     "InnerStep",
+    "MetaLearner",
     "Precision",
     "Task",
     "Work",

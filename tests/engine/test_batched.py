@@ -1,4 +1,4 @@
-"""The batched engine against the reference: every setting, every architecture, and what it does when memory is short."""
+"""The batched engine against the reference: every setting and architecture, and short memory."""
 
 from __future__ import annotations
 

@@ -161,7 +161,7 @@ def test_a_step_size_for_each_layer():
 
 @pytest.mark.parametrize("lr", [(), (0.1,), (0.1, 0.1), (0.1, 0.1, 0.1, 0.1)])
 def test_step_sizes_that_do_not_fit_the_layers_are_refused(lr):
-    with pytest.raises(SettingError, match="step sizes|above 0"):
+    with pytest.raises(SettingError, match=r"step sizes|above 0"):
         reference(model_of("bert"), TASKS, InnerStep(lr=lr))
 
 

@@ -9,6 +9,7 @@ is taken on its own supports, with the steps before in place.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.utils.rnn import pad_sequence
 
 from pymetaner.engine.batched.factors import WindowFactors, check_adaptable, factors_of
@@ -52,7 +54,6 @@ def batched_logits(
     rates = inner.rates(model)
     with (
         borrowed_view(model.network, model.settings.freeze_layers) as view,
-        computing_in(computation.precision, view.network),
         torch.no_grad(),
     ):
         engine = BatchedEngine(model, view, inner, rates, computation, work)
@@ -118,6 +119,7 @@ class BatchedEngine:
         self.view = view
         self.inner = inner
         self.rates = rates
+        self.precision = computation.precision
         self.work = work
         self.order = order
         self.cache = None if order else computation.cache
@@ -206,10 +208,10 @@ class BatchedEngine:
             batch = make_batch([query.window for query in queries], self.model.pad_id).to(self.model.device)
             ids = batch.input_ids if edit is None else edit(batch)
             lower = _padded([query.lower for query in queries])
-            if lower is None:
-                lower = self.view.lower(ids, batch.attention_mask)
             correction = self._correction([query.task for query in queries], steps)
-            with torch.set_grad_enabled(self.order > 0):
+            with torch.set_grad_enabled(self.order > 0), self._computing():
+                if lower is None:
+                    lower = self.view.lower(ids, batch.attention_mask)
                 logits = self.view.upper(ids, batch.attention_mask, lower, correction)
             self.work.batches += 1
             self.work.pieces += sum(len(query.window.ids) for query in queries)
@@ -263,23 +265,31 @@ class BatchedEngine:
             batch = make_batch(placed, self.model.pad_id).to(self.model.device)
             labels = batch.labels([self._supports[rows[i][0]].tag_ids for i in group])
             lower = _padded([self._lower.get(rows[i]) for i in group])
-            if lower is None:
-                lower = self.view.lower(batch.input_ids, batch.attention_mask)
-                if lower is not None and self.inner.steps > 1:
-                    for place, i in enumerate(group):
-                        self._lower[rows[i]] = lower[place, : len(windows[i].ids)]
-            factors = factors_of(
-                self.view,
-                batch,
-                labels,
-                lower,
-                modules=self.rates.keys(),
-                correction=correction(group),
-                with_largest=self.inner.lambda_max > 0,
-                differentiable=self.order == 2,
-            )
+            with self._computing():
+                if lower is None:
+                    lower = self.view.lower(batch.input_ids, batch.attention_mask)
+                    if lower is not None and self.inner.steps > 1:
+                        for place, i in enumerate(group):
+                            self._lower[rows[i]] = lower[place, : len(windows[i].ids)]
+                factors = factors_of(
+                    self.view,
+                    batch,
+                    labels,
+                    lower,
+                    modules=self.rates.keys(),
+                    correction=correction(group),
+                    with_largest=self.inner.lambda_max > 0,
+                    differentiable=self.order == 2,
+                )
             found.update(zip(group, factors, strict=True))
         return [found[i] for i in range(len(rows))]
+
+    @contextmanager
+    def _computing(self) -> Iterator[None]:
+        # The fused attention kernels cannot be differentiated twice.
+        twice = sdpa_kernel(SDPBackend.MATH) if self.order == 2 else nullcontext()
+        with computing_in(self.precision, self.view.network), twice:
+            yield
 
     def _groups(self, windows: Sequence[Window], most: int) -> list[list[int]]:
         """Indices of windows that pass together."""
