@@ -24,12 +24,11 @@ from pymetaner.progress import bar
 from pymetaner.sentence import Sentence
 from pymetaner.training.objective import batch_loss, mask_entities
 from pymetaner.training.state import TrainingState
-from pymetaner.windows import Batch, Window, make_batch
+from pymetaner.windows import Batch, Window, make_batch, pack
 
 __all__ = ["TrainSettings", "TrainingReport", "train"]
 
 _PART = 4096  # pieces, padding included, that pass forward and backward together: bounds the activations in memory
-_BUCKET = 50  # batches sorted by length together: padding falls, the order stays random
 
 
 @dataclass(frozen=True)
@@ -187,6 +186,9 @@ def train(
                 f1 = None if dev is None else evaluate(model, dev, batch_size=64).plain.f1
                 if state.keep(step, f1):
                     save(model, folder, with_memory=False)
+                if progress:
+                    measured = "" if f1 is None else f", dev F1 {100 * f1:.2f}"
+                    progress_bar.console.print(f"step {step:,} of {settings.steps:,}: loss {loss:.3f}{measured}")
             if step % settings.checkpoint_every == 0 or step == settings.steps:
                 state.save(step)
             rate = (step - started_at) * settings.batch_size / (time.monotonic() - started)
@@ -213,39 +215,34 @@ def _digest(windows: Sequence[Window], tag_ids: Sequence[Sequence[int]], dev: Se
 def _parts(
     model: MetaNER, windows: Sequence[Window], tag_ids: Sequence[Sequence[int]]
 ) -> Iterator[tuple[Batch, Tensor, int]]:
-    """The windows in padded batches of bounded size, each with its labels and the labelled words of all together."""
+    """The windows in parts of like length and bounded size, each with its labels and the labelled words of all."""
     total = sum(len(window.positions) for window in windows)
-    longest = max(len(window.ids) for window in windows)
-    size = max(1, _PART // longest)
-    for at in range(0, len(windows), size):
-        batch = make_batch(windows[at : at + size], model.pad_id).to(model.device)
+    lengths = [len(window.ids) for window in windows]
+    for group in pack(lengths, len(windows), pieces=_PART, overhead=model.pass_overhead):
+        batch = make_batch([windows[i] for i in group], model.pad_id).to(model.device)
         yield batch, batch.labels(tag_ids), total
 
 
 class _Batches:
-    """The windows of every step: a fresh shuffle each epoch, batches of like lengths."""
+    """The windows of every step, in a fresh random order each epoch.
+
+    Short and long sentences stay mixed: batches of like lengths pad less, but cost transfer (four F1 in Spanish); the
+    padding is saved by passing a batch in parts.
+    """
 
     def __init__(self, windows: Sequence[Window], settings: TrainSettings) -> None:
         self.windows = windows
         self.settings = settings
         self.per_epoch = math.ceil(len(windows) / settings.batch_size)
-        self._epoch: tuple[int, list[list[int]]] = (-1, [])
+        self._epoch: tuple[int, list[int]] = (-1, [])
 
     def __getitem__(self, step: int) -> list[Window]:
         epoch, place = divmod(step, self.per_epoch)
         if self._epoch[0] != epoch:
-            self._epoch = (epoch, self._shuffled(epoch))
-        return [self.windows[i] for i in self._epoch[1][place]]
-
-    def _shuffled(self, epoch: int) -> list[list[int]]:
-        generator = torch.Generator().manual_seed(self.settings.seed * 7_919 + epoch)
-        order = torch.randperm(len(self.windows), generator=generator).tolist()
+            generator = torch.Generator().manual_seed(self.settings.seed * 7_919 + epoch)
+            self._epoch = (epoch, torch.randperm(len(self.windows), generator=generator).tolist())
         size = self.settings.batch_size
-        batches: list[list[int]] = []
-        for at in range(0, len(order), size * _BUCKET):
-            bucket = sorted(order[at : at + size * _BUCKET], key=lambda i: len(self.windows[i].ids))
-            batches += [bucket[j : j + size] for j in range(0, len(bucket), size)]
-        return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
+        return [self.windows[i] for i in self._epoch[1][place * size : (place + 1) * size]]
 
 
 def _optimizer(parameters: dict[str, nn.Parameter], settings: TrainSettings) -> torch.optim.AdamW:
