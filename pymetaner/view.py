@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from pymetaner.network import adapted_modules, forward, layers_of, weight_sharing_copy
+from pymetaner.network import adapted_groups, forward, layers_of, weight_sharing_copy
 
 __all__ = ["Listener", "View", "borrowed_view"]
 
@@ -32,6 +32,8 @@ class View:
 
     Attributes:
         modules: the adapted modules, by name.
+        groups: the same names, a tuple for each layer and one for the head.
+        weights: changes whenever a weight does.
         unheard: those that are not called as a Linear or LayerNorm, so that what they read is not known.
         tapped: hidden states (B, T, d) of the last pass after the frozen layers, or the last layer if none is frozen.
         source: for each Linear, the first one that reads the same tensor: query, key and value share their input.
@@ -46,7 +48,10 @@ class View:
 
     def __init__(self, network: PreTrainedModel, frozen: int, *, trainable: bool = False) -> None:
         self.network = weight_sharing_copy(network, trainable=trainable)
-        self.modules = adapted_modules(self.network, frozen)
+        groups = adapted_groups(self.network, frozen)
+        self.groups = [tuple(group) for group in groups]
+        self.modules = {name: module for group in groups for name, module in group.items()}
+        self.weights: object = None
         self._listener: Listener | None = None
         for name, module in self.modules.items():
             if type(module) in _HEARD:
@@ -170,6 +175,7 @@ def borrowed_view(network: PreTrainedModel, frozen: int) -> Iterator[View]:
     if view is None:
         with torch.inference_mode(False):  # what is made in it could never again take part in a graph
             view = View(network, frozen)
+    view.weights = (state, tuple(tensor._version for tensor in tensors))
     try:
         yield view
     finally:

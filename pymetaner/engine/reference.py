@@ -19,7 +19,7 @@ from pymetaner.engine.bertadam import bertadam_update
 from pymetaner.engine.precision import computing_in
 from pymetaner.engine.task import Computation, InnerStep, Task, Work
 from pymetaner.model import MetaNER
-from pymetaner.network import adapted_modules, adapted_parameters, forward, weight_sharing_copy
+from pymetaner.network import adapted_groups, adapted_modules, adapted_parameters, forward, weight_sharing_copy
 from pymetaner.ops import masked_token_loss
 from pymetaner.progress import track
 from pymetaner.windows import IGNORE, Window, make_batch
@@ -42,9 +42,10 @@ def reference_logits(
     Raises:
         SettingError: if there are not as many step sizes as layers, or the precision does not fit the model.
     """
+    groups = adapted_groups(model.network, model.settings.freeze_layers)
     rates = {
         f"{name}.{key}": rate
-        for name, rate in inner.rates(model).items()
+        for name, rate in inner.rates(groups).items()
         for key, _ in model.network.get_submodule(name).named_parameters(recurse=False)
     }
     network, weights = _working_copy(model, rates)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -14,7 +14,6 @@ from torch import Tensor
 from pymetaner.cache import FactorCache
 from pymetaner.engine.precision import Precision, check_precision
 from pymetaner.errors import SettingError
-from pymetaner.network import adapted_groups
 from pymetaner.sentence import Sentence
 
 if TYPE_CHECKING:
@@ -72,13 +71,15 @@ class InnerStep:
         if not _is_number(self.lambda_max) or self.lambda_max < 0:
             raise SettingError(f"lambda_max={self.lambda_max!r}: expected a number, 0 or more")
 
-    def rates(self, model: MetaNER) -> dict[str, float]:
-        """The step size of every adapted module, by name; modules that stand still are left out.
+    def rates(self, groups: Sequence[Collection[str]]) -> dict[str, float]:
+        """The step size of every adapted module; modules that stand still are left out.
+
+        Args:
+            groups: names of the modules of each adapted layer and, last, of the head (`pymetaner.network`).
 
         Raises:
-            SettingError: if there are not as many step sizes as adapted layers and the head.
+            SettingError: if there are not as many step sizes as groups.
         """
-        groups = adapted_groups(model.network, model.settings.freeze_layers)
         lrs = self.lr if isinstance(self.lr, tuple) else (self.lr,) * len(groups)
         if len(lrs) != len(groups):
             raise SettingError(

@@ -177,7 +177,8 @@ def test_more_than_fits_is_split_and_too_much_is_refused():
     model, inner = model_of("bert"), InnerStep(lr=0.1)
     tasks = [Task(query, tuple(CORPUS[i : i + 3])) for i, query in enumerate(CORPUS[:12])]
     computation = Computation(batch_size=12, memory_bytes=500_000)
-    engine = BatchedEngine(model, View(model.network, 1), inner, inner.rates(model), computation, Work())
+    view = View(model.network, 1)
+    engine = BatchedEngine(model, view, inner, inner.rates(view.groups), computation, Work())
     blocks = engine.blocks(tasks)
     assert len(blocks) > 1 and sorted(query.task for block in blocks for query in block) == list(range(12))
     assert largest_difference(batched(model, tasks, inner, memory_bytes=500_000), batched(model, tasks, inner)) < 1e-5

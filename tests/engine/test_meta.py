@@ -13,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from pymetaner.engine import Computation, InnerStep, MetaLearner, Task
 from pymetaner.errors import SettingError
 from pymetaner.model import MetaNER
-from pymetaner.network import adapted_parameters
+from pymetaner.network import adapted_groups, adapted_parameters
 from pymetaner.sentence import Sentence
 
 TRAINING = [task for task in TASKS if task.query.tags]
@@ -72,7 +72,7 @@ def found_gradients(model: MetaNER, inner: InnerStep, order: int, rate: Tensor) 
     """The same through the batched engine."""
     learner = MetaLearner(model, inner, order=order, computation=Computation(batch_size=3))
     parameters = adapted_parameters(model.network, model.settings.freeze_layers)
-    rates = dict.fromkeys(inner.rates(model), rate)
+    rates = dict.fromkeys(inner.rates(adapted_groups(model.network, model.settings.freeze_layers)), rate)
     tag_ids = [model.labels.encode(task.query.tags or ()) for task in TRAINING]
     model.network.requires_grad_(True)
     model.network.zero_grad()
@@ -104,7 +104,9 @@ def test_meta_gradients_are_those_of_torch_func(name, inner, order):
     found, found_in_rate = found_gradients(model, inner, order, rate)
     assert found.keys() == weights.keys()
     for key, expected in weights.items():
-        torch.testing.assert_close(found[key], expected, rtol=1e-6, atol=1e-8, msg=lambda text, key=key: f"{key} {text}")
+        torch.testing.assert_close(
+            found[key], expected, rtol=1e-6, atol=1e-8, msg=lambda text, key=key: f"{key} {text}"
+        )
     torch.testing.assert_close(found_in_rate, in_rate, rtol=1e-6, atol=1e-8)
 
 

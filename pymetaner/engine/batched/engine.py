@@ -51,11 +51,11 @@ def batched_logits(
         UnsupportedModelError: if an adapted layer is not a Linear or LayerNorm.
         MemoryLimitError: if a single sentence with its supports does not fit into memory.
     """
-    rates = inner.rates(model)
     with (
         borrowed_view(model.network, model.settings.freeze_layers) as view,
         torch.no_grad(),
     ):
+        rates = inner.rates(view.groups)
         engine = BatchedEngine(model, view, inner, rates, computation, work)
         gathered = model.empty_logits([task.query for task in tasks])
         for block in track(engine.blocks(tasks), "adapting", computation.progress):
@@ -126,9 +126,8 @@ class BatchedEngine:
         self.limits = Limits.of(view, rates, inner, computation)
         self._supports: dict[Key, _Support] = {}
         self._lower: dict[Row, Tensor] = {}  # what further steps need not compute again
-        weights = (*model.network.parameters(), *model.network.buffers())
         self._state = (
-            tuple((tensor.data_ptr(), tensor._version) for tensor in weights),
+            view.weights,
             tuple(rates),
             inner.lambda_max > 0,
             computation.precision,

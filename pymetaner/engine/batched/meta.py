@@ -54,8 +54,8 @@ class MetaLearner:
         self.order = order
         self.computation = computation or Computation(batch_size=32)
         self.work = Work()
-        self._rates = inner.rates(model)
         self._view = View(model.network, model.settings.freeze_layers, trainable=True)
+        self._rates = inner.rates(self._view.groups)
 
     def logits(
         self,
