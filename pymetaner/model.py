@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from pymetaner import checkpoint
+from pymetaner import checkpoint, reading
 from pymetaner.cache import FactorCache
 from pymetaner.errors import LabelSchemeError, SettingError
 from pymetaner.labels import LabelScheme
@@ -29,34 +28,17 @@ from pymetaner.network import (
     layers_of,
     longest_window,
 )
-from pymetaner.pooling import Pool
 from pymetaner.progress import track
 from pymetaner.sentence import Sentence
 from pymetaner.settings import Settings
-from pymetaner.view import borrowed_view
-from pymetaner.windows import Window, WordLogits, WordTokenizer, make_batch, pack
+from pymetaner.windows import Window, WordLogits, WordTokenizer, pack
 
 if TYPE_CHECKING:
     from pymetaner.engine import Precision
     from pymetaner.inputs import Taggable
     from pymetaner.result import Result
 
-__all__ = ["MetaNER", "Reading"]
-
-
-@dataclass(frozen=True)
-class Reading:
-    """What the encoder makes of one sentence.
-
-    Attributes:
-        logits: (W, C), a row a word: float64 if the model is, else float32.
-        vector: (d,) float32, the unit sentence vector; zero for a sentence without words.
-        lower: hidden states (T, d) after the frozen layers, of each window, if they were asked for.
-    """
-
-    logits: NDArray[np.floating[Any]]
-    vector: NDArray[np.float32]
-    lower: tuple[Tensor, ...] = ()
+__all__ = ["MetaNER"]
 
 
 class MetaNER(nn.Module, ModelHubMixin):
@@ -256,17 +238,7 @@ class MetaNER(nn.Module, ModelHubMixin):
         what a sentence is about and in which language. The last hidden states of a trained tagger say little but which
         entity types are there.
         """
-        pool = Pool(len(sentences), self.dim, self.settings.pooling)
-        with borrowed_view(self.network, self.settings.freeze_layers) as view, torch.inference_mode():
-            for windows in track(self.batches(sentences, batch_size), "embedding", progress):
-                batch = make_batch(windows, self.pad_id).to(self.device)
-                hidden = view.lower(batch.input_ids, batch.attention_mask)
-                if hidden is None:
-                    view.upper(batch.input_ids, batch.attention_mask, None)
-                    hidden = view.tapped
-                assert hidden is not None
-                pool.add(batch, hidden)
-        return pool.unit()
+        return reading.embed(self, sentences, batch_size=batch_size, progress=progress)
 
     # ---- tagging and reading ----
 
@@ -295,7 +267,7 @@ class MetaNER(nn.Module, ModelHubMixin):
         batch_size: int = 32,
         progress: bool = False,
         keep_lower: bool = False,
-    ) -> list[Reading]:
+    ) -> list[reading.Reading]:
         """Word logits and sentence vector of each sentence, one pass of the encoder.
 
         Args:
@@ -304,26 +276,7 @@ class MetaNER(nn.Module, ModelHubMixin):
             progress: show a progress bar.
             keep_lower: also give the hidden states after the frozen layers, if the network can go on from there.
         """
-        pool = Pool(len(sentences), self.dim, self.settings.pooling)
-        lowers: list[dict[int, Tensor]] = [{} for _ in sentences]
-        with borrowed_view(self.network, self.settings.freeze_layers) as view, torch.inference_mode():
-
-            def run(windows: list[Window]) -> Tensor:
-                batch = make_batch(windows, self.pad_id).to(self.device)
-                lower = view.lower(batch.input_ids, batch.attention_mask)
-                logits = view.upper(batch.input_ids, batch.attention_mask, lower)
-                assert view.tapped is not None
-                pool.add(batch, view.tapped)
-                if keep_lower and lower is not None:
-                    for window, hidden in zip(windows, lower, strict=True):
-                        lowers[window.sentence][window.words[0]] = hidden[: len(window.ids)]
-                return logits
-
-            logits = self.word_logits(sentences, run, batch_size=batch_size, progress=progress, title="reading")
-        return [
-            Reading(rows, vector, tuple(lower for _, lower in sorted(known.items(), key=lambda item: item[0])))
-            for rows, vector, known in zip(logits, pool.unit(), lowers, strict=True)
-        ]
+        return reading.read(self, sentences, batch_size=batch_size, progress=progress, keep_lower=keep_lower)
 
     def word_logits(
         self,

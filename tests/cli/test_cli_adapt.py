@@ -42,6 +42,26 @@ def test_options_reach_the_library(run: Any, folder: Path) -> None:
     assert rounded(json.loads(result.stdout)) == rounded([as_dict(r) for r in expected])
 
 
+def test_where_the_time_went_is_told_on_standard_error(run: Any, folder: Path) -> None:
+    arguments = ("adapt", "--model", folder, "--k", 3, "--json", "--profile", "--batch-size", 1)
+    result = run(*arguments, TEXTS[0], TEXTS[0])
+    assert "2 sentences, engine batched, fp32: reading" in result.stderr
+    assert "6 supports, 50% from the cache" in result.stderr  # the second sentence meets those of the first
+    assert json.loads(result.stdout) == json.loads(run(*arguments[:-3], "--batch-size", 1, TEXTS[0], TEXTS[0]).stdout)
+    without = run(*arguments, "--cache-bytes", 0, TEXTS[0], TEXTS[0])
+    assert "6 supports, 0% from the cache of 0.0 MB" in without.stderr
+    assert "1 sentences, engine none" in run("predict", "--model", folder, "--profile", TEXTS[0]).stderr
+
+
+def test_precision_and_the_max_term_reach_the_library(run: Any, folder: Path) -> None:
+    result = run("adapt", "--model", folder, "--json", "--precision", "bf16", "--lambda-max", 2, "--lr", 0.5, *TEXTS)
+    model = pymetaner.MetaNER.from_pretrained(folder)
+    expected = pymetaner.adapt(model, TEXTS, precision="bf16", lambda_max=2.0, lr=0.5)
+    assert rounded(json.loads(result.stdout)) == rounded([as_dict(r) for r in expected])
+    refused = run("adapt", "--model", folder, "--precision", "fp8", *TEXTS, exits=2)
+    assert "fp8" in refused.stderr
+
+
 def test_predict_does_not_adapt(run: Any, folder: Path) -> None:
     result = run("predict", "--model", folder, "--json", *TEXTS)
     model = pymetaner.MetaNER.from_pretrained(folder)

@@ -1,0 +1,79 @@
+"""Reading sentences with a model as it stands: word logits, sentence vectors, hidden states after the frozen layers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pymetaner.pooling import Pool
+from pymetaner.progress import track
+from pymetaner.sentence import Sentence
+from pymetaner.view import borrowed_view
+from pymetaner.windows import Window, make_batch
+
+if TYPE_CHECKING:
+    from pymetaner.model import MetaNER
+
+__all__ = ["Reading", "embed", "read"]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the encoder makes of one sentence.
+
+    Attributes:
+        logits: (W, C), a row a word: float64 if the model is, else float32.
+        vector: (d,) float32, the unit sentence vector; zero for a sentence without words.
+        lower: hidden states (T, d) after the frozen layers, of each window, if they were asked for.
+    """
+
+    logits: NDArray[np.floating[Any]]
+    vector: NDArray[np.float32]
+    lower: tuple[Tensor, ...] = ()
+
+
+def embed(model: MetaNER, sentences: Sequence[Sentence], *, batch_size: int, progress: bool) -> NDArray[np.float32]:
+    """`MetaNER.embed`."""
+    pool = Pool(len(sentences), model.dim, model.settings.pooling)
+    with borrowed_view(model.network, model.settings.freeze_layers) as view, torch.inference_mode():
+        for windows in track(model.batches(sentences, batch_size), "embedding", progress):
+            batch = make_batch(windows, model.pad_id).to(model.device)
+            hidden = view.lower(batch.input_ids, batch.attention_mask)
+            if hidden is None:
+                view.upper(batch.input_ids, batch.attention_mask, None)
+                hidden = view.tapped
+            assert hidden is not None
+            pool.add(batch, hidden)
+    return pool.unit()
+
+
+def read(
+    model: MetaNER, sentences: Sequence[Sentence], *, batch_size: int, progress: bool, keep_lower: bool
+) -> list[Reading]:
+    """`MetaNER.read`."""
+    pool = Pool(len(sentences), model.dim, model.settings.pooling)
+    lowers: list[dict[int, Tensor]] = [{} for _ in sentences]
+    with borrowed_view(model.network, model.settings.freeze_layers) as view, torch.inference_mode():
+
+        def run(windows: list[Window]) -> Tensor:
+            batch = make_batch(windows, model.pad_id).to(model.device)
+            lower = view.lower(batch.input_ids, batch.attention_mask)
+            logits = view.upper(batch.input_ids, batch.attention_mask, lower)
+            assert view.tapped is not None
+            pool.add(batch, view.tapped)
+            if keep_lower and lower is not None:
+                for window, hidden in zip(windows, lower, strict=True):
+                    lowers[window.sentence][window.words[0]] = hidden[: len(window.ids)]
+            return logits
+
+        logits = model.word_logits(sentences, run, batch_size=batch_size, progress=progress, title="reading")
+    return [
+        Reading(rows, vector, tuple(lower for _, lower in sorted(known.items(), key=lambda item: item[0])))
+        for rows, vector, known in zip(logits, pool.unit(), lowers, strict=True)
+    ]
