@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
-from collections.abc import Hashable, Sequence
-from typing import TYPE_CHECKING
+from collections import Counter, OrderedDict
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["FactorCache"]
 
 DEFAULT_BYTES = 1 << 30
+Key = TypeVar("Key", bound=Hashable)
 
 
 class FactorCache:
@@ -55,7 +57,8 @@ class FactorCache:
         self.misses = 0
         self._lock = threading.Lock()
         self._state: Hashable = None
-        self._entries: OrderedDict[Hashable, tuple[list[WindowFactors], int]] = OrderedDict()
+        self._entries: OrderedDict[Hashable, list[WindowFactors]] = OrderedDict()
+        self._users: Counter[int] = Counter()  # windows kept of each batch that passed together
         self._bytes = 0
 
     def __repr__(self) -> str:
@@ -77,35 +80,53 @@ class FactorCache:
     def get(self, state: Hashable, key: Hashable) -> list[WindowFactors] | None:
         """The factors of a support's windows, or None if they are not here, or were made in another state."""
         with self._lock:
-            entry = self._entries.get(key) if state == self._state else None
-            if entry is None:
+            windows = self._entries.get(key) if state == self._state else None
+            if windows is None:
                 self.misses += 1
                 return None
             self.hits += 1
             self._entries.move_to_end(key)
-            return entry[0]
+            return windows
 
-    def put(self, state: Hashable, key: Hashable, factors: Sequence[WindowFactors]) -> list[WindowFactors]:
-        """Keep a copy of the factors of a support's windows, if they fit, and give back what to use."""
-        size = sum(
-            tensor.numel() * (self.dtype or tensor.dtype).itemsize for window in factors for tensor in window.tensors()
-        )
-        if size > self.cache_bytes:
-            return list(factors)
-        kept = [window.to(self.device, self.dtype) for window in factors]
+    def put(self, state: Hashable, supports: Mapping[Key, Sequence[WindowFactors]]) -> dict[Key, list[WindowFactors]]:
+        """Keep the factors of some supports' windows, as far as they fit, and give back what to use instead."""
+        whole = {id(w.batch): w.batch for windows in supports.values() for w in windows}
+        moved = {known: batch.to(self.device, self.dtype) for known, batch in whole.items()}
+        kept = {
+            key: [replace(window, batch=moved[id(window.batch)]) for window in windows]
+            for key, windows in supports.items()
+        }
         with self._lock:
             if state != self._state:
                 self._drop_all()
                 self._state = state
-            replaced = self._entries.pop(key, None)
-            self._bytes += size - (replaced[1] if replaced else 0)
-            self._entries[key] = (kept, size)
+            for key, windows in kept.items():
+                if sum({id(w.batch): w.batch.nbytes for w in windows}.values()) > self.cache_bytes:
+                    continue
+                self._drop(key)
+                self._entries[key] = windows
+                self._count(windows, 1)
             while self._bytes > self.cache_bytes:
-                _, (_, freed) = self._entries.popitem(last=False)
-                self._bytes -= freed
+                self._drop(next(iter(self._entries)))
         return kept
+
+    def _count(self, windows: Sequence[WindowFactors], by: int) -> None:
+        # Windows that passed together lie in the same tensors, which stay as long as one of them is kept.
+        for window in windows:
+            batch = window.batch
+            before = self._users[id(batch)]
+            self._users[id(batch)] += by
+            if before == 0:
+                self._bytes += batch.nbytes
+            elif before + by == 0:
+                self._bytes -= batch.nbytes
+                del self._users[id(batch)]
+
+    def _drop(self, key: Hashable) -> None:
+        self._count(self._entries.pop(key, ()), -1)
 
     def _drop_all(self) -> None:
         self._entries.clear()
+        self._users.clear()
         self._bytes = 0
         self._state = None

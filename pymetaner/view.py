@@ -106,9 +106,13 @@ class View:
     def _study(self) -> None:
         """One pass over a probe: which modules share their input, and whether each reads every sentence once."""
         read: dict[str, Tensor] = {}
+        odd: set[str] = set()  # read something that is not made of sentences
 
         def note(name: str, module: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-            if name in read or x.dim() != 3 or x.shape[:2] != ids.shape:
+            if x.dim() != 3 or len(x) not in (1, len(ids)):
+                odd.add(name)
+                return y
+            if name in read or x.shape[:2] != ids.shape:
                 self.one_by_one = True
             if isinstance(module, nn.Linear):
                 shares = (other for other, seen in read.items() if seen is x and other in self.source)
@@ -120,7 +124,7 @@ class View:
         self._logits = self.upper(ids, mask, None, note)
         if self.one_by_one:
             self.source = {name: name for name in self.source}
-        self.unheard = frozenset(self.modules) - frozenset(read)
+        self.unheard = frozenset(self.modules) - (read.keys() - odd)
 
     def _probe(self) -> tuple[Tensor, Tensor]:
         device = self.network.device

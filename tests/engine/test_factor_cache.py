@@ -10,6 +10,7 @@ from tiny import CORPUS, model_of
 from pymetaner.adaptation import adapt
 from pymetaner.cache import FactorCache
 from pymetaner.engine import Computation, InnerStep, Work, batched_logits
+from pymetaner.engine.batched.factors import SupportFactors, WindowFactors
 from pymetaner.errors import SettingError
 
 SGD = InnerStep(lr=0.1)
@@ -81,26 +82,40 @@ def test_the_least_recently_used_goes_first():
     assert computed > 0
     assert largest_difference(found, batched(model, TASKS, SGD)) < 1e-5
 
-    lru = FactorCache(1000)
-    state = "weights"
-    one, two, three = ([make_factors(400)] for _ in range(3))
-    lru.put(state, "one", one)
-    lru.put(state, "two", two)
-    assert lru.get(state, "one") is not None
-    lru.put(state, "three", three)
-    assert lru.get(state, "two") is None
-    assert lru.get(state, "one") is not None and lru.get(state, "three") is not None
-    assert lru.nbytes == 800
-    assert lru.put(state, "large", [make_factors(2000)]) and lru.get(state, "large") is None
-    assert lru.get("other weights", "one") is None
-    lru.clear()
-    assert len(lru) == lru.nbytes == 0
+
+def windows_of(*lengths):
+    """Windows that passed together: 100 bytes a window, and as many windows as lengths."""
+    batch = SupportFactors((torch.zeros(len(lengths), 5, 4),), torch.zeros(len(lengths), 1, 5), lengths, lengths)
+    return [WindowFactors(batch, row) for row in range(len(lengths))]
 
 
-def make_factors(size):
-    from pymetaner.engine.batched.factors import WindowFactors
+def test_bytes_are_those_of_the_tensors_that_stay():
+    cache, state = FactorCache(1000), "weights"
+    assert windows_of(5)[0].batch.nbytes == 100
+    one, two = windows_of(5, 5)
+    cache.put(state, {"one": [one], "two": [two]})
+    assert cache.nbytes == 200
+    for number in range(8):
+        cache.put(state, {number: windows_of(5)})
+    assert cache.nbytes == 1000 and len(cache) == 10
+    assert cache.get(state, "two") is not None
+    cache.put(state, {8: windows_of(5)})  # "one" goes, but lies in the tensors of "two"; so 0 goes too
+    assert cache.get(state, "one") is None and cache.get(state, 0) is None and cache.get(state, "two") is not None
+    assert cache.nbytes == 1000
+    cache.put(state, {1: windows_of(5)})  # again: what was there is replaced
+    assert cache.nbytes == 1000 and len(cache) == 9
 
-    return WindowFactors(1, {"layer": torch.zeros(size // 8, 1)}, {"layer": (torch.zeros(size // 8, 1),)}, {})
+
+def test_what_never_fits_drives_nothing_out():
+    cache, state = FactorCache(250), "weights"
+    cache.put(state, {"small": windows_of(5)})
+    large = windows_of(5, 5, 5)
+    kept = cache.put(state, {"large": large})
+    assert [window.pieces for window in kept["large"]] == [5, 5, 5]
+    assert cache.get(state, "large") is None and cache.get(state, "small") is not None
+    assert cache.get("other weights", "small") is None
+    cache.clear()
+    assert len(cache) == cache.nbytes == 0
 
 
 def test_a_cache_of_half_the_bytes_rounds_and_answers_the_same_each_time():

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.utils.rnn import pad_sequence
 
-from pymetaner.engine.batched.factors import WindowFactors, check_adaptable, factors_of
+from pymetaner.engine.batched.factors import Layout, WindowFactors, check_adaptable, factors_of
 from pymetaner.engine.batched.limits import Limits, split_on_overflow
 from pymetaner.engine.batched.steps import Rates, StepRows, TakenSteps
 from pymetaner.engine.precision import computing_in
@@ -123,7 +123,8 @@ class BatchedEngine:
         self.work = work
         self.order = order
         self.cache = None if order else computation.cache
-        self.limits = Limits.of(view, rates, inner, computation)
+        self.layout = Layout(view, rates.keys(), 2 if inner.lambda_max else 1)
+        self.limits = Limits.of(view, self.layout, computation)
         self._supports: dict[Key, _Support] = {}
         self._lower: dict[Row, Tensor] = {}  # what further steps need not compute again
         self._state = (
@@ -228,8 +229,7 @@ class BatchedEngine:
         computed: dict[Key, list[WindowFactors]] = {}
         for (key, _), factors in zip(rows, self._factors(rows, lambda group: None), strict=True):
             computed.setdefault(key, []).append(factors)
-        for key, windows in computed.items():
-            found[key] = windows if self.cache is None else self.cache.put(self._state, key, windows)
+        found |= computed if self.cache is None else self.cache.put(self._state, computed)
         self.work.supports += len(keys)
         self.work.cached += len(keys) - len(computed)
         return found
@@ -272,15 +272,14 @@ class BatchedEngine:
                             self._lower[rows[i]] = lower[place, : len(windows[i].ids)]
                 factors = factors_of(
                     self.view,
+                    self.layout,
                     batch,
                     labels,
                     lower,
-                    modules=self.rates.keys(),
                     correction=correction(group),
-                    with_largest=self.inner.lambda_max > 0,
                     differentiable=self.order == 2,
                 )
-            found.update(zip(group, factors, strict=True))
+            found.update((i, WindowFactors(factors, place)) for place, i in enumerate(group))
         return [found[i] for i in range(len(rows))]
 
     @contextmanager
@@ -306,7 +305,9 @@ class BatchedEngine:
         if not any(steps[0][task] for task in row_tasks):
             return None
         weight = next(self.view.network.parameters())
-        taken = [StepRows([step[task] for task in row_tasks], self.inner.lambda_max, weight) for step in steps]
+        taken = [
+            StepRows(self.layout, [step[task] for task in row_tasks], self.inner.lambda_max, weight) for step in steps
+        ]
         return TakenSteps(taken, self.rates, self.inner.optimizer, self.view.source)
 
 

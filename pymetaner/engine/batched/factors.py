@@ -1,8 +1,11 @@
-"""What one support window adds to the gradient of every adapted layer: the factors of a sum of outer products.
+"""What support windows add to the gradient of every adapted layer: the factors of sums of outer products.
 
 For a Linear y = W x + b, the gradient of W over the pieces t of a window is sum_t g_t x_t^T and that of b is sum_t g_t,
 g_t being the gradient of the loss with respect to y_t: keeping X (R, in) and G (R, out) instead of the (out, in) matrix
 is what makes the batched engine cheap. For a LayerNorm y = w * xhat + b the gradients are vectors, and kept as such.
+
+All X and G of an encoder layer lie side by side in the columns of one matrix, so that gathering the factors of a batch
+is one operation a layer and not one a module; `Layout` says which columns are whose.
 """
 
 from __future__ import annotations
@@ -19,47 +22,121 @@ from pymetaner.ops import masked_token_loss
 from pymetaner.view import Listener, View
 from pymetaner.windows import IGNORE, Batch
 
-__all__ = ["WindowFactors", "check_adaptable", "factors_of", "normalised"]
+__all__ = ["Columns", "Layout", "SupportFactors", "WindowFactors", "check_adaptable", "factors_of", "normalised"]
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Where the factors of a Linear are.
+
+    Attributes:
+        layer: index of the matrix.
+        inputs: columns of what it read; modules that read the same tensor share them.
+        gradients: columns of its output gradients, one slice for each loss.
+    """
+
+    layer: int
+    inputs: slice
+    gradients: tuple[slice, ...]
+
+
+class Layout:
+    """Which columns hold the factors of which module.
+
+    Args:
+        view: the network.
+        adapting: names of the modules that take steps.
+        losses: 1 for the sum of the words' losses; 2 if the largest one has factors of its own.
+
+    Attributes:
+        linears: the columns of each Linear that takes steps.
+        norms: for each LayerNorm that does, its columns in the vectors of all of them, weight before bias.
+        widths: columns of each matrix.
+        norm_width: columns of the vectors.
+        losses: as given.
+    """
+
+    def __init__(self, view: View, adapting: Collection[str], losses: int) -> None:
+        self.losses = losses
+        self.linears: dict[str, Columns] = {}
+        self.norms: dict[str, slice] = {}
+        self.widths: list[int] = []
+        self.norm_width = 0
+        for group in view.groups:
+            width = 0
+            for name in group:
+                module = view.modules[name]
+                if name not in adapting:
+                    continue
+                if isinstance(module, nn.LayerNorm):
+                    size = module.normalized_shape[0] * (1 if module.bias is None else 2)
+                    self.norms[name] = slice(self.norm_width, self.norm_width + size)
+                    self.norm_width += size
+                    continue
+                assert isinstance(module, nn.Linear)
+                if view.source[name] == name:
+                    inputs = slice(width, width := width + module.in_features)
+                else:
+                    inputs = self.linears[view.source[name]].inputs
+                gradients = tuple(slice(width, width := width + module.out_features) for _ in range(losses))
+                self.linears[name] = Columns(len(self.widths), inputs, gradients)
+            if width:
+                self.widths.append(width)
+
+
+@dataclass(frozen=True)
+class SupportFactors:
+    """The factors of a batch of S support windows.
+
+    Attributes:
+        layers: (S, R, width) of each layer; rows of padding hold anything finite.
+        norms: (S, losses, norm_width) gradients of the LayerNorms.
+        lengths: how many of the R rows each window has.
+        words: how many labelled words each window has.
+    """
+
+    layers: tuple[Tensor, ...]
+    norms: Tensor
+    lengths: tuple[int, ...]
+    words: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(tensor.nbytes for tensor in (*self.layers, self.norms))
+
+    def to(self, device: torch.device | None, dtype: torch.dtype | None) -> SupportFactors:
+        """The same on a device and in a type; None leaves it as it is."""
+        moved = [tensor.to(device=device or tensor.device, dtype=dtype or tensor.dtype) for tensor in self.layers]
+        norms = self.norms.to(device=device or self.norms.device, dtype=dtype or self.norms.dtype)
+        return SupportFactors(tuple(moved), norms, self.lengths, self.words)
 
 
 @dataclass(frozen=True)
 class WindowFactors:
-    """Factors of one support window, for the sum of its words' losses and, if asked for, for its largest one alone.
+    """The factors of one window: a row of a batch of them."""
 
-    Attributes:
-        words: how many labelled words it has.
-        inputs: (R, in) what each Linear read, by `View.source`; R pieces.
-        gradients: (R, out) gradients of each Linear's output, one tensor for each of the losses.
-        norms: (2, d) or, without bias, (1, d), gradients of each LayerNorm's weight and bias, one for each loss.
-    """
-
-    words: int
-    inputs: dict[str, Tensor]
-    gradients: dict[str, tuple[Tensor, ...]]
-    norms: dict[str, tuple[Tensor, ...]]
+    batch: SupportFactors
+    row: int
 
     @property
     def pieces(self) -> int:
-        """R, the pieces of the window."""
-        return len(next(iter(self.inputs.values())))
+        """R, its rows in each layer's matrix."""
+        return self.batch.lengths[self.row]
 
-    def tensors(self) -> list[Tensor]:
-        """All of its tensors."""
-        groups = (*self.gradients.values(), *self.norms.values())
-        return [*self.inputs.values(), *(tensor for group in groups for tensor in group)]
+    @property
+    def words(self) -> int:
+        """How many labelled words it has."""
+        return self.batch.words[self.row]
 
-    def to(self, device: torch.device | None, dtype: torch.dtype | None) -> WindowFactors:
-        """A compact copy on a device and in a type; None leaves it as it is."""
+    @property
+    def norms(self) -> Tensor:
+        """(losses, norm_width)."""
+        return self.batch.norms[self.row]
 
-        def moved(tensor: Tensor) -> Tensor:
-            return tensor.to(device=device, dtype=dtype, copy=True, memory_format=torch.contiguous_format)
-
-        return WindowFactors(
-            self.words,
-            {name: moved(tensor) for name, tensor in self.inputs.items()},
-            {name: tuple(map(moved, parts)) for name, parts in self.gradients.items()},
-            {name: tuple(map(moved, parts)) for name, parts in self.norms.items()},
-        )
+    def layer(self, index: int) -> Tensor:
+        """(R, width) of a layer."""
+        return self.batch.layers[index][self.row, : self.pieces]
 
 
 def check_adaptable(view: View) -> None:
@@ -74,25 +151,23 @@ def check_adaptable(view: View) -> None:
 
 def factors_of(
     view: View,
+    layout: Layout,
     batch: Batch,
     labels: Tensor,
     lower: Tensor | None,
     *,
-    modules: Collection[str],
     correction: Listener | None = None,
-    with_largest: bool = False,
     differentiable: bool = False,
-) -> list[WindowFactors]:
-    """The factors of every window of a batch; one forward pass, and one backward for each loss, no weight gradient.
+) -> SupportFactors:
+    """The factors of a batch of windows: one forward pass, and one backward for each loss, no weight gradient.
 
     Args:
-        view: the network.
-        batch: B support windows.
-        labels: (B, T) int64 tag ids, IGNORE where a piece carries none.
+        view: the network; one whose modules read what belongs to no sentence takes one window at a time.
+        layout: where the factors go, and of which modules.
+        batch: S support windows.
+        labels: (S, T) int64 tag ids, IGNORE where a piece carries none.
         lower: what ``view.lower`` gives for them.
-        modules: names of the adapted modules that take steps.
         correction: steps taken before, added to each layer.
-        with_largest: also factors of the largest token loss of each window.
         differentiable: keep the graph, so that factors have gradients of their own.
     """
     read: dict[str, list[Tensor]] = {}
@@ -101,13 +176,12 @@ def factors_of(
     def record(name: str, module: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         if correction is not None:
             y = correction(name, module, x, y)
-        if name not in modules:
+        if name not in layout.linears and name not in layout.norms:
             return y
         if not y.requires_grad:  # the first adapted modules: the graph begins here
             y.requires_grad_()
-        if view.source.get(name, name) == name:
-            x = x.to(y.dtype) if isinstance(module, nn.Linear) else x  # autocast reads it so
-            read.setdefault(name, []).append(x if differentiable else x.detach())
+        x = x.to(y.dtype) if isinstance(module, nn.Linear) else x  # autocast reads it so
+        read.setdefault(name, []).append(x if differentiable else x.detach())
         gave.setdefault(name, []).append(y)
         return y
 
@@ -116,7 +190,7 @@ def factors_of(
         mean = masked_token_loss(logits, labels, 0.0)
         counted = (labels != IGNORE).sum(1)
         losses = [(mean * counted).sum()]
-        if with_largest:
+        if layout.losses == 2:
             losses.append((masked_token_loss(logits, labels, 1.0) - mean).sum())
         outputs = [y for calls in gave.values() for y in calls]
         found = [
@@ -125,14 +199,15 @@ def factors_of(
             )
             for loss in losses
         ]
-    flows = [iter(gradients) for gradients in found]
-    by_module = {name: [[next(flow) for _ in calls] for flow in flows] for name, calls in gave.items()}
-    lengths = [len(window.ids) for window in batch.windows]
-    words = counted.tolist()
     with torch.set_grad_enabled(differentiable):
-        if view.one_by_one:
-            return [_of_lone_window(view, read, by_module, words[0])]
-        return _by_window(view, read, by_module, lengths, words)
+        flows = [iter(gradients) for gradients in found]
+        felt = {name: [[next(flow) for _ in calls] for flow in flows] for name, calls in gave.items()}
+        return SupportFactors(
+            tuple(_side_by_side(view, layout, layer, read, felt) for layer in range(len(layout.widths))),
+            _norm_vectors(view, layout, read, felt, logits),
+            tuple(len(window.ids) for window in batch.windows) if not view.one_by_one else (_rows(read, layout),),
+            tuple(counted.tolist()),
+        )
 
 
 def normalised(norm: nn.LayerNorm, x: Tensor) -> Tensor:
@@ -140,62 +215,51 @@ def normalised(norm: nn.LayerNorm, x: Tensor) -> Tensor:
     return functional.layer_norm(x, norm.normalized_shape, eps=norm.eps)
 
 
-def _by_window(
-    view: View,
-    read: dict[str, list[Tensor]],
-    by_module: dict[str, list[list[Tensor]]],
-    lengths: Sequence[int],
-    words: Sequence[int],
-) -> list[WindowFactors]:
-    """The factors of each row of a batch, padding left out."""
-    norms: dict[str, list[Tensor]] = {}
-    for name, losses in by_module.items():
-        if isinstance(view.modules[name], nn.LayerNorm):
-            # Padding takes no part: its output gradient is 0.
-            norms[name] = [_norm_gradient(view.modules[name], read[name], calls) for calls in losses]
-    return [
-        WindowFactors(
-            words[row],
-            {name: calls[0][row, :length] for name, calls in read.items() if name not in norms},
-            {
-                name: tuple(calls[0][row, :length] for calls in losses)
-                for name, losses in by_module.items()
-                if name not in norms
-            },
-            {name: tuple(part[row] for part in parts) for name, parts in norms.items()},
-        )
-        for row, length in enumerate(lengths)
-    ]
-
-
-def _of_lone_window(
-    view: View, read: dict[str, list[Tensor]], by_module: dict[str, list[list[Tensor]]], words: int
-) -> WindowFactors:
-    """The factors of the only window of a batch, whatever each module read, and however often."""
-    norms = {name for name in by_module if isinstance(view.modules[name], nn.LayerNorm)}
-
-    def rows(calls: list[Tensor]) -> Tensor:
-        return torch.cat([call.flatten(0, -2) for call in calls])
-
-    return WindowFactors(
-        words,
-        {name: rows(calls) for name, calls in read.items() if name not in norms},
-        {name: tuple(map(rows, losses)) for name, losses in by_module.items() if name not in norms},
-        {
-            name: tuple(_norm_gradient(view.modules[name], read[name], calls)[0] for calls in by_module[name])
-            for name in norms
-        },
+def _side_by_side(
+    view: View, layout: Layout, layer: int, read: dict[str, list[Tensor]], felt: dict[str, list[list[Tensor]]]
+) -> Tensor:
+    """(S, R, width): inputs and output gradients of a layer's modules, in the order of their columns."""
+    parts: list[tuple[int, Tensor]] = []
+    for name, columns in layout.linears.items():
+        if columns.layer != layer:
+            continue
+        if view.source[name] == name:
+            parts.append((columns.inputs.start, _joined(read[name])))
+        parts += [(at.start, _joined(calls)) for at, calls in zip(columns.gradients, felt[name], strict=True)]
+    rows = max(part.shape[1] for _, part in parts)
+    # Modules that read more than others (positions beside words) make the others' missing rows 0.
+    parts.sort(key=lambda part: part[0])
+    return torch.cat(
+        [functional.pad(p, (0, 0, 0, rows - p.shape[1])) if p.shape[1] < rows else p for _, p in parts], dim=2
     )
 
 
-def _norm_gradient(norm: nn.Module, read: list[Tensor], calls: list[Tensor]) -> Tensor:
-    """(B, 2, d), or (B, 1, d) without bias: gradients of weight and bias for each row."""
-    assert isinstance(norm, nn.LayerNorm)
-    total: Tensor | None = None
-    for x, g in zip(read, calls, strict=True):
-        x, g = x.flatten(1, -2), g.flatten(1, -2)
-        sums = [(g * normalised(norm, x)).sum(1)] + ([] if norm.bias is None else [g.sum(1)])
-        stacked = torch.stack(sums, dim=1)
-        total = stacked if total is None else total + stacked
-    assert total is not None
-    return total
+def _joined(calls: Sequence[Tensor]) -> Tensor:
+    """(S, R, d) of all calls of a module."""
+    return calls[0] if len(calls) == 1 else torch.cat([call.flatten(1, -2) for call in calls], dim=1)
+
+
+def _rows(read: dict[str, list[Tensor]], layout: Layout) -> int:
+    """The most rows that a module read of a lone window."""
+    return max(sum(call[0].numel() // call.shape[-1] for call in read[name]) for name in layout.linears)
+
+
+def _norm_vectors(
+    view: View, layout: Layout, read: dict[str, list[Tensor]], felt: dict[str, list[list[Tensor]]], like: Tensor
+) -> Tensor:
+    """(S, losses, norm_width) gradients of the LayerNorms; padding takes no part, its output gradient is 0."""
+    by_loss = []
+    for loss in range(layout.losses):
+        columns: list[Tensor] = []
+        for name in layout.norms:
+            norm = view.modules[name]
+            assert isinstance(norm, nn.LayerNorm)
+            pairs = [
+                (normalised(norm, x).flatten(1, -2), g.flatten(1, -2))
+                for x, g in zip(read[name], felt[name][loss], strict=True)
+            ]
+            columns.append(torch.stack([(g * x).sum(1) for x, g in pairs]).sum(0))
+            if norm.bias is not None:
+                columns.append(torch.stack([g.sum(1) for _, g in pairs]).sum(0))
+        by_loss.append(torch.cat(columns, dim=1) if columns else like.new_zeros((len(like), 0)))
+    return torch.stack(by_loss, dim=1)

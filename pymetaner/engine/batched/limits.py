@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from torch import nn
 
-from pymetaner.engine.batched.steps import Rates
-from pymetaner.engine.task import Computation, InnerStep
+from pymetaner.engine.batched.factors import Layout
+from pymetaner.engine.task import Computation
 from pymetaner.errors import MemoryLimitError
 from pymetaner.view import View
 
@@ -41,19 +40,12 @@ class Limits:
     pieces: int
 
     @classmethod
-    def of(cls, view: View, rates: Rates, inner: InnerStep, computation: Computation) -> Limits:
-        """The limits of a network whose modules with a rate are adapted."""
-        losses = 2 if inner.lambda_max else 1
-        numbers = 0
-        for name in rates:
-            module = view.modules.get(name)
-            if isinstance(module, nn.Linear):
-                numbers += module.out_features * losses
-                numbers += module.in_features if view.source[name] == name else 0
+    def of(cls, view: View, layout: Layout, computation: Computation) -> Limits:
+        """The limits of a network whose factors lie as the layout says."""
         weight = next(view.network.parameters())
         width = weight.itemsize if computation.precision != "bf16" else 2
         memory = computation.memory_bytes or _default_memory(weight.device)
-        piece = max(1, numbers * width)
+        piece = max(1, sum(layout.widths) * width)
         # A half is for factors; a quarter for a pass that makes them, whose graph is about twice as large as they are.
         return cls(computation.batch_size, piece, memory // 2, max(1, min(_MOST_PIECES, memory // 4 // (3 * piece))))
 

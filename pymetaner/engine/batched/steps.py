@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from pymetaner.engine.batched.factors import WindowFactors, normalised
+from pymetaner.engine.batched.factors import Layout, WindowFactors, normalised
 from pymetaner.engine.bertadam import WEIGHT_DECAY, steps_of
 from pymetaner.engine.task import InnerOptimizer
 
@@ -30,64 +30,72 @@ class StepRows:
     """The factors of one step for the rows of a batch, gathered layer by layer when a layer asks.
 
     Args:
+        layout: which columns are whose.
         windows: for each of the B rows, the factors of its task's support windows; none if it takes no step.
-        lambda_max: weight of the largest token loss; factors of it are there if it is above 0.
+        lambda_max: weight of the largest token loss; the layout has columns for it if it is above 0.
         like: says device and type of the coefficients.
     """
 
-    def __init__(self, windows: Sequence[Sequence[WindowFactors]], lambda_max: float, like: Tensor) -> None:
-        self.windows = windows
-        self._all = [window for row in windows for window in row]
-        totals = [max(1, sum(window.words for window in row)) for row in windows]
+    def __init__(
+        self, layout: Layout, windows: Sequence[Sequence[WindowFactors]], lambda_max: float, like: Tensor
+    ) -> None:
+        self._layout = layout
+        self._windows = windows
+        self._gathered: tuple[int, Tensor] = (-1, like)
         dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
 
         def column(values: Iterable[float]) -> Tensor:
-            return torch.tensor(list(values), device=like.device, dtype=dtype)[:, None]
+            return torch.tensor(list(values), device=like.device, dtype=dtype)[:, None, None]
 
-        # (B, 1): whether the task takes the step, 1 / words of the task, lambda_max / windows of the task
+        # (B, 1, 1): whether the task takes the step, 1 / words of the task, lambda_max / windows of the task
         self.takes = column(bool(row) for row in windows)
-        self._mean = column(1 / total for total in totals)
+        self._mean = column(1 / max(1, sum(window.words for window in row)) for row in windows)
         self._largest = column(lambda_max / max(1, len(row)) for row in windows)
-        # (B, N): the last two for each of the N windows of all rows
-        own = torch.block_diag(*[torch.ones((1, len(row))) for row in windows]).to(like.device, dtype)
-        self._of_windows = [self._mean * own] + ([self._largest * own] if lambda_max else [])
+        # (B, norm_width): gradients of all LayerNorms
+        own: Tensor = torch.block_diag(*[torch.ones((1, len(row))) for row in windows]).to(like.device, dtype)
+        vectors = torch.stack([window.norms for row in windows for window in row]).to(like.device, dtype)
+        self._norms = (own @ vectors[:, 0]) * self._mean[..., 0]
+        if layout.losses == 2:
+            self._norms = self._norms + (own @ vectors[:, 1]) * self._largest[..., 0]
 
-    def inputs(self, source: str, like: Tensor) -> Tensor:
+    def inputs(self, name: str, like: Tensor) -> Tensor:
         """(B, R, in) what a Linear read."""
-        return self._rows([[window.inputs[source] for window in row] for row in self.windows], like)
+        columns = self._layout.linears[name]
+        return self._rows(columns.layer, like)[..., columns.inputs]
 
     def gradients(self, name: str, like: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, R, out) output gradients and (B, 1) coefficients: their product is the gradient of the task's loss."""
-        parts = [
-            self._rows([[window.gradients[name][part] for window in row] for row in self.windows], like)
-            for part in range(len(self._of_windows))
-        ]
+        """(B, R, out) output gradients and (B, 1, 1) weights: their product is the gradient of the task's loss."""
+        columns = self._layout.linears[name]
+        rows = self._rows(columns.layer, like)
+        parts = [rows[..., part] for part in columns.gradients]
         if len(parts) == 1:
             return parts[0], self._mean
-        weighed = parts[0] * self._mean[..., None] + parts[1] * self._largest[..., None]
-        return weighed.to(like.dtype), torch.ones_like(self._mean)
+        return (parts[0] * self._mean + parts[1] * self._largest).to(like.dtype), torch.ones_like(self._mean)
 
-    def norms(self, name: str) -> Tensor:
-        """(B, 2, d), or (B, 1, d) without bias: the gradients of a LayerNorm's weight and bias."""
-        return sum(
-            torch.einsum("bn,npd->bpd", weights, torch.stack([w.norms[name][part] for w in self._all]).to(weights))
-            for part, weights in enumerate(self._of_windows)
-        )  # type: ignore[return-value]  # never empty
+    def norm(self, name: str) -> Tensor:
+        """(B, d), or with bias (B, 2 d): gradients of a LayerNorm's weight and bias."""
+        return self._norms[:, self._layout.norms[name]]
 
-    def _rows(self, tensors: Sequence[Sequence[Tensor]], like: Tensor) -> Tensor:
-        """The tensors of each row joined and padded with zeros to the longest row, on the device and in the type."""
-        if len(tensors) == 1 and len(tensors[0]) == 1:
-            return tensors[0][0].unsqueeze(0).to(like.device, like.dtype)
-        lengths = [sum(map(len, row)) for row in tensors]
-        width = max(lengths)
-        first = next(row for row in tensors if row)[0]
-        zeros = first.new_zeros((width - min(lengths), first.shape[1]))
-        flat: list[Tensor] = []
-        for row, length in zip(tensors, lengths, strict=True):
-            flat += row
-            if length < width:
-                flat.append(zeros[: width - length])
-        return torch.cat(flat).view(len(tensors), width, -1).to(like.device, like.dtype)
+    def _rows(self, layer: int, like: Tensor) -> Tensor:
+        """(B, R, width): each row's windows below each other, padded with zeros to the longest row."""
+        if self._gathered[0] != layer:
+            self._gathered = (layer, self._gather(layer).to(like.device, like.dtype))
+        return self._gathered[1]
+
+    def _gather(self, layer: int) -> Tensor:
+        rows = [[window.layer(layer) for window in row] for row in self._windows]
+        lengths = [sum(map(len, row)) for row in rows]
+        if len(rows) == 1 and len(rows[0]) == 1:
+            return rows[0][0].unsqueeze(0)
+        longest = max(lengths)
+        first = next(row for row in rows if row)[0]
+        zeros = first.new_zeros((longest - min(lengths), first.shape[1]))
+        below: list[Tensor] = []
+        for row, length in zip(rows, lengths, strict=True):
+            below += row
+            if length < longest:
+                below.append(zeros[: longest - length])
+        return torch.cat(below).view(len(rows), longest, -1)
 
 
 class TakenSteps:
@@ -115,13 +123,18 @@ class TakenSteps:
         rate = self.rates.get(name)
         if rate is None:
             return y
+        if y.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled(y.device.type):
+            return self._adapted(name, module, x, y, rate)
         with torch.autocast(y.device.type, enabled=False):  # types are chosen here: sums of vectors stay in float32
-            if isinstance(module, nn.LayerNorm):
-                return self._norm(name, module, x, y, rate)
-            assert isinstance(module, nn.Linear)
-            if self.optimizer == "sgd":
-                return self._sgd(name, module, x, y, rate)
-            return self._bertadam(name, module, x, y, rate)
+            return self._adapted(name, module, x, y, rate)
+
+    def _adapted(self, name: str, module: nn.Module, x: Tensor, y: Tensor, rate: float | Tensor) -> Tensor:
+        if isinstance(module, nn.LayerNorm):
+            return self._norm(name, module, x, y, rate)
+        assert isinstance(module, nn.Linear)
+        if self.optimizer == "sgd":
+            return self._sgd(name, module, x, y, rate)
+        return self._bertadam(name, module, x, y, rate)
 
     # ---- SGD ----
 
@@ -129,7 +142,7 @@ class TakenSteps:
         products = self._products(self.source[name], x.to(y.dtype), linear.bias is not None, x)
         for step, product in zip(self.steps, products, strict=True):
             gradients, weights = step.gradients(name, y)
-            scaled = product * (weights[..., None] * -rate).to(y.dtype)
+            scaled = product * (weights * -rate).to(y.dtype)
             if torch.is_grad_enabled():
                 y = torch.baddbmm(y, scaled, gradients)
             else:
@@ -151,10 +164,10 @@ class TakenSteps:
     def _bertadam(self, name: str, linear: nn.Linear, x: Tensor, y: Tensor, rate: float | Tensor) -> Tensor:
         inputs, gradients = [], []
         for step in self.steps:
-            inputs.append(step.inputs(self.source[name], y))
+            inputs.append(step.inputs(name, y))
             g, weights = step.gradients(name, y)
-            gradients.append(g * weights[..., None].to(y.dtype))
-        takes = self.steps[0].takes.to(y.dtype)[..., None]
+            gradients.append(g * weights.to(y.dtype))
+        takes = self.steps[0].takes.to(y.dtype)
         plain = y if linear.bias is None else y - linear.bias
         y = y + takes * ((1 - rate * WEIGHT_DECAY) ** len(self.steps) - 1) * plain
         if linear.bias is not None:
@@ -174,9 +187,9 @@ class TakenSteps:
     # ---- LayerNorm ----
 
     def _norm(self, name: str, norm: nn.LayerNorm, x: Tensor, y: Tensor, rate: float | Tensor) -> Tensor:
-        gradients = [step.norms(name) for step in self.steps]
+        gradients = [step.norm(name).unflatten(1, (-1, x.shape[-1])) for step in self.steps]
         if self.optimizer == "sgd":
-            moved = torch.stack(gradients).sum(0)
+            moved = gradients[0] if len(gradients) == 1 else torch.stack(gradients).sum(0)
         else:
             parts = range(gradients[0].shape[1])
             moved = torch.stack([steps_of([g[:, part] for g in gradients], 0.0) for part in parts], dim=1)
