@@ -27,7 +27,7 @@ UNER = {
 }
 FRENCH = 400  # sentences of Europeana French in the memory
 SETTINGS = TrainSettings(
-    steps=1800, lr=4e-4, evaluate_every=600, checkpoint_every=50, mask_probability=0.1, lambda_max=1.0
+    steps=1200, lr=4e-4, evaluate_every=600, checkpoint_every=50, mask_probability=0.1, lambda_max=1.0
 )
 HERE = Path(__file__).parent
 
