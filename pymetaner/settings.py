@@ -23,7 +23,8 @@ class Settings:
             are read after them (after the last layer if it is 0).
         decoding: ``"viterbi"``, the most probable valid tag sequence, or ``"argmax"``, each word for itself, repaired:
             for checkpoints trained elsewhere, which may not have learned where an entity has to begin.
-        lr: the default step size of `pymetaner.adapt`, one for each inner optimiser.
+        lr: the default step size of `pymetaner.adapt` for each inner optimiser: a number, or one for each unfrozen
+            layer and one for the head.
 
     Raises:
         SettingError: if a value is out of range.
@@ -34,7 +35,7 @@ class Settings:
     pooling: Literal["mean", "cls"] = "mean"
     freeze_layers: int = 4
     decoding: Literal["viterbi", "argmax"] = "viterbi"
-    lr: dict[str, float] = field(default_factory=lambda: {"sgd": 0.02, "bertadam": 1e-5})
+    lr: dict[str, float | tuple[float, ...]] = field(default_factory=lambda: {"sgd": 0.02, "bertadam": 1e-5})
 
     def __post_init__(self) -> None:
         for name, options in (("pooling", ("mean", "cls")), ("decoding", ("viterbi", "argmax"))):
@@ -44,5 +45,15 @@ class Settings:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 0:
                 raise SettingError(f"{name}={value!r}: expected a whole number, 0 or more")
-        if self.lr.keys() != {"sgd", "bertadam"} or not all(0 < lr < math.inf for lr in self.lr.values()):
-            raise SettingError(f"lr={self.lr!r}: expected a positive number for 'sgd' and one for 'bertadam'")
+        lr = {name: tuple(rate) if isinstance(rate, list) else rate for name, rate in self.lr.items()}  # from JSON
+        object.__setattr__(self, "lr", lr)
+        if lr.keys() != {"sgd", "bertadam"} or not all(map(_is_rate, lr.values())):
+            raise SettingError(
+                f"lr={self.lr!r}: expected a positive number, or one for each layer, for 'sgd' and for 'bertadam'"
+            )
+
+
+def _is_rate(rate: object) -> bool:
+    if isinstance(rate, tuple):
+        return any(rate) and all(isinstance(r, (int, float)) and 0 <= r < math.inf for r in rate)
+    return isinstance(rate, (int, float)) and not isinstance(rate, bool) and 0 < rate < math.inf

@@ -26,8 +26,8 @@ from pymetaner.files import MEMORY
 from pymetaner.model import MetaNER
 from pymetaner.sentence import Sentence
 from pymetaner.settings import Settings
-from pymetaner.training import TrainSettings, train, trainer
-from pymetaner.training.objective import batch_loss, mask_entities
+from pymetaner.training import TrainSettings, objective, train, trainer
+from pymetaner.training.objective import Batches, batch_loss, mask_entities
 from pymetaner.windows import IGNORE
 
 SHORT = TrainSettings(steps=12, batch_size=4, lr=1e-2, evaluate_every=4, checkpoint_every=3, seed=7)
@@ -99,11 +99,11 @@ def test_the_learning_rate_rises_and_falls_in_straight_lines():
 
 def test_an_epoch_holds_every_window_once_in_a_new_order():
     windows = model_of("bert").words.windows(CORPUS)
-    batches = trainer._Batches(windows, replace(SHORT, batch_size=5))
+    batches = Batches(windows, replace(SHORT, batch_size=5))
     epochs = [[id(w) for step in range(4 * epoch, 4 * epoch + 4) for w in batches[step]] for epoch in range(3)]
     assert all(sorted(epoch) == sorted(map(id, windows)) for epoch in epochs)
     assert epochs[0] != epochs[1] != epochs[2]
-    again = trainer._Batches(windows, replace(SHORT, batch_size=5))
+    again = Batches(windows, replace(SHORT, batch_size=5))
     assert [id(w) for w in again[9]] == [id(w) for w in batches[9]]
 
 
@@ -342,7 +342,7 @@ def test_long_sentences_train_in_windows_and_parts(tmp_path, monkeypatch):
         model.network.config.attention_probs_dropout_prob = 0.0
     assert len(one.words.windows(sentences)) > len(sentences) + 2
     train(one, sentences, tmp_path / "one", settings=settings)
-    monkeypatch.setattr(trainer, "_PART", 100)
+    monkeypatch.setattr(objective, "_PART", 100)
     train(other, sentences, tmp_path / "other", settings=settings)
     for name, tensor in weights_of(one).items():
         if name.endswith("key.bias"):

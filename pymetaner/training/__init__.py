@@ -1,5 +1,6 @@
-"""Training: the base model. Each way of training is an objective for the one loop in `trainer`."""
+"""Training: base and meta. Each way of training is an objective for the one loop in `trainer`."""
 
-from pymetaner.training.trainer import TrainingReport, TrainSettings, train
+from pymetaner.training.settings import MetaSettings, TrainSettings
+from pymetaner.training.trainer import TrainingReport, train
 
-__all__ = ["TrainSettings", "TrainingReport", "train"]
+__all__ = ["MetaSettings", "TrainSettings", "TrainingReport", "train"]

@@ -14,7 +14,7 @@ from tiny import ARCHITECTURES, CORPUS, model_of
 from torch import nn
 
 from pymetaner.engine import InnerStep, Task
-from pymetaner.engine.bertadam import bertadam_update
+from pymetaner.engine.bertadam import bertadam_update, first_step_, steps_of
 from pymetaner.errors import SettingError
 from pymetaner.model import MetaNER
 from pymetaner.sentence import Sentence
@@ -172,3 +172,18 @@ def test_step_sizes_that_do_not_fit_the_layers_are_refused(lr):
 def test_inner_steps_out_of_range_are_refused(wrong):
     with pytest.raises(SettingError, match="expected"):
         InnerStep(**wrong)
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-6, 1e-2, 10.0])
+def test_steps_of_many_weights_are_those_of_each(scale):
+    torch.manual_seed(0)
+    gradients = [scale * torch.randn(3, 4, 5, dtype=torch.float64) for _ in range(3)]
+    for steps in (1, 3):
+        moved = steps_of(gradients[:steps], 1e-3 * 0.01)
+        for b in range(3):
+            weight, state = torch.ones(4, 5, dtype=torch.float64), {}
+            for gradient in gradients[:steps]:
+                bertadam_update("w", weight, gradient[b], state, 1e-3)
+            expected = (1 - 1e-5) ** steps - 1e-3 * moved[b]
+            torch.testing.assert_close(weight, expected, rtol=1e-12, atol=1e-15)
+    torch.testing.assert_close(first_step_(gradients[0].clone()), steps_of(gradients[:1], 0.0), rtol=1e-12, atol=0)

@@ -13,6 +13,7 @@ from typing import Literal
 from torch import Tensor
 
 from pymetaner.engine.batched.engine import BatchedEngine
+from pymetaner.engine.batched.factors import check_adaptable
 from pymetaner.engine.batched.steps import Rates
 from pymetaner.engine.task import Computation, InnerStep, Task, Work
 from pymetaner.errors import SettingError
@@ -56,6 +57,12 @@ class MetaLearner:
         self.work = Work()
         self._view = View(model.network, model.settings.freeze_layers, trainable=True)
         self._rates = inner.rates(self._view.groups)
+        check_adaptable(self._view)
+
+    @property
+    def groups(self) -> list[tuple[str, ...]]:
+        """Names of the adapted modules: a tuple for each unfrozen layer, and one for the head."""
+        return self._view.groups
 
     def logits(
         self,

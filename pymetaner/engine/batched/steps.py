@@ -16,14 +16,15 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from pymetaner.engine.batched.factors import Layout, WindowFactors, normalised
-from pymetaner.engine.bertadam import WEIGHT_DECAY, steps_of
+from pymetaner.engine.bertadam import WEIGHT_DECAY, first_step_, steps_of
 from pymetaner.engine.task import InnerOptimizer
 
 __all__ = ["Rates", "StepRows", "TakenSteps"]
 
 Rates = Mapping[str, "float | Tensor"]
 
-_TILE = 1 << 23  # numbers in a tile of BertAdam: 32 MB in float32
+# Numbers in a tile of BertAdam: on a CPU what its caches hold, on a GPU enough to be worth a launch.
+_TILE = (1 << 20, 1 << 26)
 
 
 class StepRows:
@@ -162,6 +163,7 @@ class TakenSteps:
     # ---- BertAdam ----
 
     def _bertadam(self, name: str, linear: nn.Linear, x: Tensor, y: Tensor, rate: float | Tensor) -> Tensor:
+        dtype = y.dtype
         inputs, gradients = [], []
         for step in self.steps:
             inputs.append(step.inputs(name, y))
@@ -172,8 +174,8 @@ class TakenSteps:
         y = y + takes * ((1 - rate * WEIGHT_DECAY) ** len(self.steps) - 1) * plain
         if linear.bias is not None:
             y = y - rate * steps_of([g.sum(1) for g in gradients], 0.0)[:, None]
-        size = max(1, _TILE // linear.weight.numel())
-        x = x.to(y.dtype)
+        size = max(1, _TILE[y.device.type != "cpu"] // linear.weight.numel())
+        x = x.to(dtype)
         moved = []
         for at in range(0, len(x), size):
             tile = slice(at, at + size)
@@ -182,7 +184,7 @@ class TakenSteps:
                 moved.append(checkpoint(_times_steps, x[tile], rate, *factors, use_reentrant=False))
             else:
                 moved.append(_times_steps(x[tile], rate, *factors))
-        return y - rate * torch.cat(moved)
+        return (y - rate * torch.cat(moved)).to(dtype)
 
     # ---- LayerNorm ----
 
@@ -201,4 +203,8 @@ class TakenSteps:
 def _times_steps(x: Tensor, rate: float | Tensor, *factors: Tensor) -> Tensor:
     """(b, T, out): x times the summed BertAdam steps of a tile of tasks, which are formed here and nowhere else."""
     gradients = [torch.bmm(g.transpose(1, 2), inputs) for g, inputs in zip(factors[::2], factors[1::2], strict=True)]
-    return torch.bmm(x, steps_of(gradients, rate * WEIGHT_DECAY).transpose(1, 2).to(x.dtype))
+    if len(gradients) == 1 and not torch.is_grad_enabled():
+        moved = first_step_(gradients[0])
+    else:
+        moved = steps_of(gradients, rate * WEIGHT_DECAY).to(x.dtype)
+    return torch.bmm(x, moved.transpose(1, 2))

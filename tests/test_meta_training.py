@@ -1,0 +1,186 @@
+"""Meta-training: its tasks, its gradient against plain autograd one task at a time, and whole runs."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from test_training import SHORT, assert_same, weights_of
+from tiny import CORPUS, OVERLAP, WINDOW, model_of, network_of, tokenizer_of
+from torch.func import functional_call
+
+from pymetaner import adapt, evaluate
+from pymetaner.adaptation import Learning, inner_step
+from pymetaner.errors import EmptyDataError, SettingError
+from pymetaner.model import MetaNER
+from pymetaner.network import adapted_groups, adapted_parameters
+from pymetaner.sentence import Sentence
+from pymetaner.settings import Settings
+from pymetaner.training import MetaSettings, TrainSettings, train
+from pymetaner.training.meta import MetaObjective, pseudo_tasks
+from pymetaner.training.state import TrainingState
+from pymetaner.windows import IGNORE
+
+
+def test_supports_are_the_nearest_other_sentences():
+    model = model_of("bert")
+    vectors = model.embed(CORPUS)
+    similar = vectors @ vectors.T
+    np.fill_diagonal(similar, -2)
+    tasks = pseudo_tasks(model, CORPUS, 3)
+    for i, task in enumerate(tasks):
+        assert task.query == CORPUS[i]
+        assert list(task.supports) == [CORPUS[j] for j in np.argsort(-similar[i], kind="stable")[:3]]
+    assert len(pseudo_tasks(model, CORPUS[:2], 5)[0].supports) == 1
+    with pytest.raises(EmptyDataError, match="two or more"):
+        pseudo_tasks(model, CORPUS[:1], 2)
+
+
+@pytest.mark.parametrize("meta", [MetaSettings(lr=0.1), MetaSettings(lr=0.1, order=2, lambda_max=0.0, k=3)])
+def test_the_gradient_is_that_of_one_task_after_the_other(meta):
+    model = model_of("bert", window=64).double()
+    settings = TrainSettings(steps=3, batch_size=5, mask_probability=0.0, lambda_max=2.0)
+    tag_ids = [model.labels.encode(s.tags or ()) for s in CORPUS]
+    objective = MetaObjective(model, CORPUS, tag_ids, settings, meta)
+    parameters = adapted_parameters(model.network, model.settings.freeze_layers)
+    for parameter in parameters.values():
+        parameter.grad = None
+    loss = objective.backward(1, share=1.0)
+    drawn = [task for task, _ in objective.batches[1]]
+
+    def losses(weights: dict[str, torch.Tensor], sentence: Sentence) -> torch.Tensor:
+        (window,) = model.words.windows([sentence])
+        with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+            logits = functional_call(model.network, weights, (torch.tensor([window.ids]),)).logits[0]
+        tags = torch.tensor(model.labels.encode(sentence.tags or ()))
+        return torch.nn.functional.cross_entropy(logits[list(window.positions)], tags, reduction="none")
+
+    start = {name: p.detach().clone().requires_grad_() for name, p in parameters.items()}
+    every, largest = [], []
+    for task in drawn:
+        support = [losses(start, s) for s in task.supports]
+        inner = torch.cat(support).mean() + meta.lambda_max * torch.stack([each.max() for each in support]).mean()
+        gradients = torch.autograd.grad(inner, list(start.values()), create_graph=True)
+        moved = {
+            name: weight - 0.1 * (gradient if meta.order == 2 else gradient.detach())
+            for (name, weight), gradient in zip(start.items(), gradients, strict=True)
+        }
+        query = losses(moved, task.query)
+        every.append(query)
+        largest.append(query.max())
+    expected = torch.cat(every).mean() + 2.0 * torch.stack(largest).mean()
+    assert loss == pytest.approx(expected.item(), rel=1e-9)
+    for (name, _), gradient in zip(start.items(), torch.autograd.grad(expected, list(start.values())), strict=True):
+        torch.testing.assert_close(parameters[name].grad, gradient, rtol=1e-6, atol=1e-9)
+
+
+def run(folder, meta: MetaSettings, **changes) -> tuple[MetaNER, float | None]:
+    model = model_of("bert")
+    settings = replace(SHORT, steps=12, batch_size=8, evaluate_every=6, checkpoint_every=4, lr=3e-3)
+    report = train(model, CORPUS, folder, dev=CORPUS, settings=replace(settings, **changes), meta=meta)
+    return model, report.best_f1
+
+
+def test_the_trained_step_size_becomes_the_models_own(tmp_path):
+    model, _ = run(tmp_path / "fixed", MetaSettings(lr=0.05))
+    assert model.settings.lr == {**Settings().lr, "sgd": 0.05}
+    assert MetaNER.from_pretrained(tmp_path / "fixed").settings == model.settings
+    assert json.loads((tmp_path / "fixed" / "training.json").read_text())["meta"]["lr"] == 0.05
+
+    learned, _ = run(tmp_path / "learned", MetaSettings(lr=0.05, learn_rates=True))
+    rates = learned.settings.lr["sgd"]
+    groups = adapted_groups(learned.network, learned.settings.freeze_layers)
+    assert isinstance(rates, tuple) and len(rates) == len(groups) == 3
+    assert len({round(rate, 6) for rate in rates}) == 3 and all(0 < rate < 0.5 for rate in rates)
+    again = MetaNER.from_pretrained(tmp_path / "learned")
+    assert again.settings == learned.settings
+    again.memory.add(CORPUS)
+    assert adapt(again, CORPUS[0].text) == adapt(again, CORPUS[0].text, lr=list(rates))
+
+
+@pytest.mark.parametrize(
+    "meta",
+    [
+        MetaSettings(lr=0.05, learn_rates=True, k=3, steps=2),
+        MetaSettings(optimizer="bertadam", scheduled=True),
+        MetaSettings(order=2),
+    ],
+    ids=["learned", "bertadam", "second order"],
+)
+def test_a_killed_run_ends_with_the_same_weights(tmp_path, monkeypatch, meta):
+    whole, _ = run(tmp_path / "whole", meta)
+    save = TrainingState.save
+
+    def killed(self, step):
+        save(self, step)
+        if step == 8:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingState, "save", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "killed", meta)
+    resumed, _ = run(tmp_path / "killed", meta)
+    assert_same(weights_of(resumed), weights_of(whole))
+    assert resumed.settings == whole.settings
+    assert any(
+        not torch.equal(a, b) for a, b in zip(weights_of(whole).values(), weights_of(model_of()).values(), strict=True)
+    )
+
+
+def test_base_and_meta_runs_are_told_apart(tmp_path, monkeypatch):
+    def killed(self, step):
+        TrainingState_save(self, step)
+        raise KeyboardInterrupt
+
+    TrainingState_save = TrainingState.save
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingState, "save", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path, MetaSettings())
+    with pytest.raises(SettingError, match="other meta"):
+        run(tmp_path, MetaSettings(k=1))
+
+
+def test_meta_training_learns_to_adapt(tmp_path):
+    network = network_of("bert", hidden_size=64, intermediate_size=128, initializer_range=0.1)
+    settings = Settings(window=WINDOW, overlap=OVERLAP, freeze_layers=1)
+    model = MetaNER(network, tokenizer_of("wordpiece"), settings=settings)
+    run = replace(SHORT, steps=120, batch_size=8, lr=3e-3, mask_probability=0.0, lambda_max=0.5, evaluate_every=120)
+    train(model, CORPUS, tmp_path, settings=run, meta=MetaSettings(lr=0.02, lambda_max=0.0))
+    model.memory.add(CORPUS)
+    learning = Learning(model.memory, 2, inner_step(model, None, 1, "sgd"), exclude_self=True)
+    assert evaluate(model, CORPUS, learning=learning).adapted.f1 > 0.8
+
+
+def test_queries_are_masked_and_supports_are_not(monkeypatch):
+    model = model_of("bert")
+    settings = TrainSettings(steps=3, batch_size=4, mask_probability=1.0)
+    tag_ids = [model.labels.encode(s.tags or ()) for s in CORPUS]
+    objective = MetaObjective(model, CORPUS, tag_ids, settings, MetaSettings(lr=0.1))
+    mask, seen = model.tokenizer.mask_token_id, []
+    upper = type(objective.learner._view).upper
+
+    def noted(self, ids, attention_mask, lower, listener=None):
+        seen.append((ids, torch.is_grad_enabled(), listener))
+        return upper(self, ids, attention_mask, lower, listener)
+
+    monkeypatch.setattr(type(objective.learner._view), "upper", noted)
+    objective.backward(0, 1.0)
+    queries = [ids for ids, _, listener in seen if type(listener).__name__ == "TakenSteps"]
+    supports = [ids for ids, _, listener in seen if type(listener).__name__ != "TakenSteps"]
+    assert queries and supports
+    assert any((ids == mask).any() for ids in queries) and not any((ids == mask).any() for ids in supports)
+    assert IGNORE not in {int(i) for ids in queries for i in ids.flatten()}
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"k": 0}, {"k": 1.5}, {"order": 3}, {"learn_rates": 1}, {"steps": 0}, {"lr": -1.0}, {"optimizer": "adam"},
+              {"lambda_max": -1}],
+)  # fmt: skip
+def test_settings_out_of_range_are_refused(wrong):
+    with pytest.raises(SettingError, match="expected"):
+        MetaSettings(**wrong)
