@@ -13,7 +13,6 @@ from rich.table import Table
 from pymetaner.cli import options
 from pymetaner.cli.loading import counted, load_model, opened_memory, read_file, reading_options
 from pymetaner.cli.output import print_json, print_rich, say
-from pymetaner.errors import SettingError
 
 if TYPE_CHECKING:
     from pymetaner.adaptation import Learning
@@ -70,7 +69,7 @@ def evaluate(
     Types that the model knows and a file does not count as no entity; types that only the file knows count as missed.
     """
     if not adapted:
-        _refuse_unused(context)
+        options.refuse_unused(context, _ONLY_ADAPTED, "adapting: give --adapt too")
     reading = reading_options(format, delimiter, word_column, tag_column, notation, encoding)
     net = load_model(model, device, threads)
     from pymetaner.adaptation import Learning, inner_step
@@ -100,14 +99,6 @@ def evaluate(
             print_json(_as_dict(model, scoring, learning, results))
         elif len(results) > 1:
             print_rich(_summary({str(path): evaluation for path, _, evaluation in results}))
-
-
-def _refuse_unused(context: typer.Context) -> None:
-    """An option that would do nothing is a mistake, and better told than left out silently."""
-    for name, option in _ONLY_ADAPTED.items():
-        source = context.get_parameter_source(name)
-        if source is not None and source.name == "COMMANDLINE":
-            raise SettingError(f"{option} is about adapting: give --adapt too")
 
 
 @contextmanager

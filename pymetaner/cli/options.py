@@ -96,3 +96,11 @@ def delimiter_of(value: str | None) -> str | None:
     if value == "":
         raise SettingError("--delimiter is empty: give the character between columns, or leave the option out")
     return value if value is None else value.replace("\\t", "\t")
+
+
+def refuse_unused(context: typer.Context, names: dict[str, str], about: str) -> None:
+    """An option that would do nothing is a mistake, and better told than left out silently."""
+    for name, option in names.items():
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise SettingError(f"{option} is about {about}")

@@ -21,11 +21,20 @@ if TYPE_CHECKING:
     from pymetaner.model import MetaNER
     from pymetaner.readers import Corpus
     from pymetaner.sentence import Sentence
-    from pymetaner.training import TrainSettings
+    from pymetaner.training import MetaSettings, TrainSettings
 
 __all__ = ["train"]
 
-_START, _RUN = "What to start from", "The run"
+_START, _RUN, _META = "What to start from", "The run", "Learning to adapt"
+_ONLY_META = {
+    "k": "--k",
+    "inner_lr": "--inner-lr",
+    "inner_steps": "--inner-steps",
+    "inner_optimizer": "--inner-optimizer",
+    "inner_lambda_max": "--inner-lambda-max",
+    "second_order": "--second-order",
+    "learn_rates": "--learn-rates",
+}
 
 
 def _option(text: str, panel: str, *names: str, **rules: Any) -> Any:
@@ -33,6 +42,7 @@ def _option(text: str, panel: str, *names: str, **rules: Any) -> Any:
 
 
 def train(
+    context: typer.Context,
     files: Annotated[list[Path], typer.Argument(metavar="TRAIN", exists=True, dir_okay=False, help="Labelled files.")],
     out: Annotated[Path, typer.Option(metavar="DIR", file_okay=False, help="The folder that gets the model.")],
     dev: Annotated[
@@ -68,6 +78,20 @@ def train(
     evaluate_every: Annotated[int, _option("Steps between two looks at the dev files.", _RUN, min=1)] = 300,
     checkpoint_every: Annotated[int, _option("Steps between two checkpoints.", _RUN, min=1)] = 100,
     seed: Annotated[int, _option("Fixes everything that is random.", _RUN)] = 95,
+    meta: Annotated[
+        bool, _option("Learn to adapt: each sentence is a task, its neighbours its supports.", _META, "--meta")
+    ] = False,
+    k: Annotated[int, _option("Supports of a task.", _META, "--k", "-k", min=1)] = 2,
+    inner_lr: Annotated[
+        float | None, _option("Inner step size; 0.02 for SGD, 3e-5 for BertAdam if not given.", _META)
+    ] = None,
+    inner_steps: Annotated[int, _option("Inner steps.", _META, min=1)] = 1,
+    inner_optimizer: Annotated[Literal["sgd", "bertadam"], _option("What takes the inner steps.", _META)] = "sgd",
+    inner_lambda_max: Annotated[
+        float, _option("Weight of the largest loss of each support in the inner loss.", _META, min=0)
+    ] = 2.0,
+    second_order: Annotated[bool, _option("Differentiate through the inner steps.", _META, "--second-order")] = False,
+    learn_rates: Annotated[bool, _option("Learn an inner step size for each layer.", _META, "--learn-rates")] = False,
     overwrite: Annotated[bool, _option("Replace the run in the folder, and its memory.", _RUN, "--overwrite")] = False,
     format: options.FormatOption = None,
     delimiter: options.Delimiter = None,
@@ -87,8 +111,10 @@ def train(
         raise SettingError("say what to start from: --encoder for a new model, or --model for one to train further")
     if model is not None and out.exists() and Path(model).exists() and out.samefile(model):
         raise SettingError(f"--out {out} is the model itself, which stays as it is: give another folder")
+    if not meta:
+        options.refuse_unused(context, _ONLY_META, "learning to adapt: give --meta too")
     prepare(device, threads)
-    from pymetaner.training import TrainSettings
+    from pymetaner.training import MetaSettings, TrainSettings
     from pymetaner.training import train as train_model
 
     settings = TrainSettings(
@@ -103,12 +129,23 @@ def train(
         checkpoint_every=checkpoint_every,
         seed=seed,
     )
+    learning = None
+    if meta:
+        learning = MetaSettings(
+            k=k,
+            optimizer=inner_optimizer,
+            lr=inner_lr,
+            steps=inner_steps,
+            lambda_max=inner_lambda_max,
+            order=2 if second_order else 1,
+            learn_rates=learn_rates,
+        )
     reading = reading_options(format, delimiter, word_column, tag_column, notation, encoding)
     corpora = [read_file(path, reading) for path in files]
     dev_corpora = [read_file(path, reading) for path in dev or ()]
     names = _types(types, corpora)
 
-    if not overwrite and _is_finished(out, settings):
+    if not overwrite and _is_finished(out, settings, learning):
         net = load_model(str(out), device)
         if not memory or len(net.memory):
             say("note", f"{out} holds this run, finished: nothing to do (--overwrite to train it again)")
@@ -133,6 +170,7 @@ def train(
             out,
             dev=held if dev else None,
             settings=settings,
+            meta=learning,
             progress=True,
         )
     if memory:
@@ -179,7 +217,7 @@ def _of_types(
     ]
 
 
-def _is_finished(out: Path, settings: TrainSettings) -> bool:
+def _is_finished(out: Path, settings: TrainSettings, meta: MetaSettings | None) -> bool:
     """Whether the folder holds a finished run with these settings.
 
     Raises:
@@ -190,8 +228,9 @@ def _is_finished(out: Path, settings: TrainSettings) -> bool:
     if not report.exists() or (out / CHECKPOINT).exists():
         return False
     try:
-        done = json.loads(report.read_text(encoding="utf-8"))["settings"]
-        wanted = asdict(settings)
+        content = json.loads(report.read_text(encoding="utf-8"))
+        done = {**content["settings"], "meta": content.get("meta")}
+        wanted = {**asdict(settings), "meta": None if meta is None else asdict(meta)}
         differing = sorted(name for name in wanted if done.get(name) != wanted[name])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelFileError(f"{report} is damaged ({error}): give another --out, or --overwrite") from None

@@ -158,3 +158,20 @@ def test_the_defaults_are_the_library_s() -> None:
     for field in fields(TrainSettings):
         if field.name in parameters:
             assert parameters[field.name].default == field.default, field.name
+
+
+def test_learning_to_adapt(run: Any, folder: Path, labelled_file: Path, tmp_path: Path) -> None:
+    arguments = ("train", labelled_file, "--encoder", folder, "--out", tmp_path / "meta", *FEW, "--meta")
+    run(*arguments, "--k", 3, "--inner-lr", 0.05, "--inner-lambda-max", 0, "--learn-rates", "--no-memory")
+    rates = MetaNER.from_pretrained(tmp_path / "meta").settings.lr["sgd"]
+    assert isinstance(rates, tuple) and all(rate == pytest.approx(0.05, rel=0.2) for rate in rates)
+    assert len(set(rates)) > 1
+    report = json.loads((tmp_path / "meta" / "training.json").read_text())
+    assert report["meta"]["k"] == 3 and report["meta"]["learn_rates"] and report["meta"]["order"] == 1
+    other = run(*arguments, "--k", 2, "--no-memory", exits=2)
+    assert "a finished run with other meta" in other.stderr
+
+
+def test_options_of_learning_to_adapt_need_it(run: Any, folder: Path, labelled_file: Path, tmp_path: Path) -> None:
+    result = run("train", labelled_file, "--encoder", folder, "--out", tmp_path / "x", "--learn-rates", exits=2)
+    assert "--learn-rates is about learning to adapt: give --meta too" in result.stderr
