@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pymetaner.adaptation import adapt, predict
     from pymetaner.cache import FactorCache
+    from pymetaner.calibration import Calibration, calibrate
     from pymetaner.default import default_model
     from pymetaner.errors import PymetanerError
     from pymetaner.evaluation import Evaluation, evaluate
@@ -27,17 +28,19 @@ if TYPE_CHECKING:
     from pymetaner.result import Profile, Result, Support
     from pymetaner.sentence import Entity, Sentence
     from pymetaner.settings import Settings
-    from pymetaner.training import TrainSettings, train
+    from pymetaner.training import MetaSettings, TrainSettings, train
 
 __version__ = _version("pymetaner")
 
 _HOMES = {
+    "Calibration": "calibration",
     "Entity": "sentence",
     "Evaluation": "evaluation",
     "FactorCache": "cache",
     "LabelScheme": "labels",
     "Memory": "memory",
     "MetaNER": "model",
+    "MetaSettings": "training",
     "Profile": "result",
     "PymetanerError": "errors",
     "Result": "result",
@@ -46,6 +49,7 @@ _HOMES = {
     "Support": "result",
     "TrainSettings": "training",
     "adapt": "adaptation",
+    "calibrate": "calibration",
     "cosine_topk": "ops",
     "default_model": "default",
     "evaluate": "evaluation",
@@ -58,12 +62,14 @@ _HOMES = {
 }
 
 __all__ = [
+    "Calibration",
     "Entity",
     "Evaluation",
     "FactorCache",
     "LabelScheme",
     "Memory",
     "MetaNER",
+    "MetaSettings",
     "Profile",
     "PymetanerError",
     "Result",
@@ -73,6 +79,7 @@ __all__ = [
     "TrainSettings",
     "__version__",
     "adapt",
+    "calibrate",
     "cosine_topk",
     "default_model",
     "evaluate",

@@ -111,7 +111,7 @@ def adapt(
         x: a text, a list of texts, or a list of token lists. A text is one sentence however long; blank ones have no
             entities.
         memory: labelled sentences to learn from; `model.memory` by default.
-        k: how many supports a sentence gets, 1 or more; all there are if the memory has fewer.
+        k: how many supports a sentence gets; all there are if the memory has fewer; 0 to tag without adapting.
         steps: inner steps, 1 or more.
         lr: inner step size, above 0, or one for each unfrozen layer and one for the head; by default the one in
             ``model.settings.lr`` for the optimiser.
@@ -198,8 +198,8 @@ class Learning:
             raise SettingError(
                 f"memory is a {type(self.memory).__name__}: expected a Memory; Memory(model) makes one, to add to"
             )
-        if isinstance(self.k, bool) or not isinstance(self.k, int) or self.k < 1:
-            raise SettingError(f"k={self.k!r}: expected a whole number, 1 or more")
+        if isinstance(self.k, bool) or not isinstance(self.k, int) or self.k < 0:
+            raise SettingError(f"k={self.k!r}: expected a whole number, 0 or more")
         if self.engine not in ("auto", "batched", "reference"):
             raise SettingError(f"engine={self.engine!r}: expected 'auto', 'batched' or 'reference'")
 
@@ -250,7 +250,9 @@ class _Tagging:
         self.computation = computation
         self.work = Work()
         self.seconds = {"reading": 0.0, "searching": 0.0, "adapting": 0.0}
-        self.engine = "none" if learning is None else "reference" if learning.engine == "reference" else "batched"
+        self.engine = "none"
+        if learning is not None and learning.k:
+            self.engine = "reference" if learning.engine == "reference" else "batched"
 
     def run(self, sentences: Sequence[Sentence]) -> list[Tagged]:
         """The sentences tagged."""
@@ -267,7 +269,7 @@ class _Tagging:
         self._spent("reading", started)
         supports: list[tuple[Support, ...]] = [() for _ in sentences]
         adapted = base
-        if self.learning is not None and sentences:
+        if self.learning is not None and self.learning.k and sentences:
             started = time.perf_counter()
             supports = _supports(model, sentences, np.stack([r.vector for r in readings]), self.learning)
             self._spent("searching", started)

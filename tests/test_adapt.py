@@ -271,7 +271,7 @@ def test_what_is_no_text_is_refused_by_place(model, tag, x, says):
     ("arguments", "says"),
     [
         ({"memory": CORPUS}, "memory is a list: expected a Memory"),
-        ({"k": 0}, "k=0"),
+        ({"k": -1}, "k=-1"),
         ({"k": 1.5}, "k=1.5"),
         ({"k": True}, "k=True"),
         ({"steps": 0}, "steps=0"),

@@ -1,0 +1,191 @@
+"""Calibration: which settings of adapting suit a memory, found on the memory's own labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from pymetaner.cache import FactorCache
+from pymetaner.decode import decode
+from pymetaner.engine import Computation, InnerOptimizer, InnerStep, Precision, Task, Work, batched_logits
+from pymetaner.errors import EmptyDataError, SettingError
+from pymetaner.memory import Memory
+from pymetaner.model import MetaNER
+from pymetaner.network import adapted_groups
+from pymetaner.progress import track
+from pymetaner.scoring import Score, score
+from pymetaner.sentence import Sentence
+
+__all__ = ["Calibration", "Trial", "calibrate"]
+
+_STEP_SIZES: dict[InnerOptimizer, tuple[float, ...]] = {"sgd": (0.02, 0.05, 0.1, 0.2), "bertadam": (1e-5, 3e-5, 1e-4)}
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One choice of settings, and what it scored.
+
+    Attributes:
+        k: supports of a sentence; 0 for tagging without adapting.
+        inner: the inner step; None without adapting.
+        score: of the memory's sentences, each adapted on others only.
+    """
+
+    k: int
+    inner: InnerStep | None
+    score: Score
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The settings that tag a memory's own sentences best.
+
+    Attributes:
+        best: what won.
+        plain: the model without adapting.
+        trials: everything that was tried, `plain` first.
+        sentences: how many sentences of the memory were tagged.
+    """
+
+    best: Trial
+    plain: Trial
+    trials: tuple[Trial, ...] = field(repr=False)
+    sentences: int
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What to give to `pymetaner.adapt`: ``adapt(model, x, **calibration.arguments)``."""
+        inner = self.best.inner
+        if inner is None:
+            return {"k": 0}
+        return {
+            "k": self.best.k,
+            "lr": list(inner.lr) if isinstance(inner.lr, tuple) else inner.lr,
+            "steps": inner.steps,
+            "inner_optimizer": inner.optimizer,
+            "lambda_max": inner.lambda_max,
+        }
+
+    def __str__(self) -> str:
+        gain = 100 * (self.best.score.f1 - self.plain.score.f1)
+        return (
+            f"{self.arguments} on {self.sentences} sentences: F1 {100 * self.best.score.f1:.1f}, {gain:+.1f} over the "
+            "model without adapting"
+        )
+
+
+def calibrate(
+    model: MetaNER,
+    memory: Memory | None = None,
+    *,
+    ks: Sequence[int] = (2, 4, 8, 16),
+    lrs: Sequence[float] | None = None,
+    optimizer: InnerOptimizer = "sgd",
+    most: int = 100,
+    batch_size: int = 16,
+    precision: Precision = "fp32",
+    progress: bool = False,
+) -> Calibration:
+    """The supports, step size, steps and layers that tag the memory's own sentences best.
+
+    Each sentence is tagged after adapting on others of the memory, never on itself. First every pair of `ks` and `lrs`
+    is tried, then more steps and fewer layers with the best pair; not adapting wins unless something scores better.
+    What supports give to a step is computed once, so a trial costs little more than tagging.
+
+    Args:
+        model: the model.
+        memory: labelled sentences; `model.memory` by default.
+        ks: numbers of supports to try.
+        lrs: step sizes to try; those usual for the optimiser by default.
+        optimizer: what takes the inner steps.
+        most: the most sentences to tag, spread over the memory.
+        batch_size: the most sentences in a batch.
+        precision: of products.
+        progress: show a progress bar.
+
+    Raises:
+        EmptyDataError: if the memory has fewer than two sentences.
+        SettingError: if there is nothing to try, or a value is out of range.
+        EncoderMismatchError, LabelMismatchError: if the memory was made for another model.
+        UnsupportedModelError: if the batched engine cannot adapt the network.
+
+    Example:
+        >>> calibration = pymetaner.calibrate(model)  # doctest: +SKIP
+        >>> pymetaner.adapt(model, texts, **calibration.arguments)  # doctest: +SKIP
+    """
+    memory = model.memory if memory is None else memory
+    memory.check(model)
+    if len(memory) < 2:
+        raise EmptyDataError("a memory of fewer than two sentences cannot be calibrated: add labelled sentences to it")
+    if not ks or min(ks) < 1 or most < 1 or (lrs is not None and not lrs):
+        raise SettingError(
+            f"ks={ks!r}, lrs={lrs!r}, most={most!r}: expected one or more of each, 1 or more of ks, most"
+        )
+    trials = _Trials(model, memory, max(ks), most, Computation(batch_size=batch_size, precision=precision))
+    best = plain = trials.plain()
+    tried = [plain]
+    pairs = [(k, InnerStep(lr, optimizer=optimizer)) for k in ks for lr in lrs or _STEP_SIZES[optimizer]]
+    for k, inner in track(pairs, "calibrating", progress):
+        tried.append(trials.adapted(k, inner))
+    best = max(tried, key=_f1)
+    if best.inner is not None:
+        tried += [trials.adapted(best.k, inner) for inner in _variations(model, best.inner)]
+        best = max(tried, key=_f1)
+    return Calibration(best, plain, tuple(tried), len(trials.sentences))
+
+
+def _f1(trial: Trial) -> float:
+    return trial.score.f1
+
+
+def _variations(model: MetaNER, inner: InnerStep) -> Iterator[InnerStep]:
+    """The same step size with more steps, in the upper half of the unfrozen layers only, and in the head only."""
+    assert isinstance(inner.lr, float | int)
+    for steps in (2, 3):
+        yield InnerStep(inner.lr, steps=steps, optimizer=inner.optimizer)
+    groups = len(adapted_groups(model.network, model.settings.freeze_layers))
+    for still in {groups // 2, groups - 1} - {0}:
+        rates = (0.0,) * still + (float(inner.lr),) * (groups - still)
+        yield InnerStep(rates, optimizer=inner.optimizer)
+
+
+class _Trials:
+    """Sentences of a memory with their nearest others, tagged with one choice of settings after another."""
+
+    def __init__(self, model: MetaNER, memory: Memory, k: int, most: int, computation: Computation) -> None:
+        self.model = model
+        ids = memory.ids[:: -(-len(memory) // most)].tolist()
+        self.sentences: list[Sentence] = [memory[i] for i in ids]
+        blind = [sentence.with_tags(None) for sentence in self.sentences]
+        self.readings = model.read(blind, batch_size=computation.batch_size, keep_lower=True)
+        vectors = np.stack([reading.vector for reading in self.readings])
+        hits = memory.search(vectors, k, exclude_self=self.sentences)
+        self.supports = [tuple(hit.sentence for hit in found) for found in hits]
+        self.caches: dict[tuple[bool, ...], FactorCache] = {}
+        self.computation = computation
+
+    def plain(self) -> Trial:
+        """Tagging without adapting."""
+        return Trial(0, None, self._scored([reading.logits for reading in self.readings]))
+
+    def adapted(self, k: int, inner: InnerStep) -> Trial:
+        """Tagging after inner steps on the `k` nearest."""
+        tasks = [
+            Task(sentence, supports[:k], reading.lower)
+            for sentence, supports, reading in zip(self.sentences, self.supports, self.readings, strict=True)
+        ]
+        # One cache for each choice of layers: factors of other layers would empty it.
+        layers = tuple(bool(lr) for lr in inner.lr) if isinstance(inner.lr, tuple) else ()
+        cache = self.caches.setdefault(layers, FactorCache())
+        computation = Computation(self.computation.batch_size, self.computation.precision, cache)
+        with torch.inference_mode(False):
+            logits = batched_logits(self.model, tasks, inner, computation, Work())
+        return Trial(k, inner, self._scored(logits))
+
+    def _scored(self, logits: list[Any]) -> Score:
+        tagged = decode(logits, self.model.labels, self.model.settings.decoding)
+        return score([s.tags or () for s in self.sentences], [tags for tags, _ in tagged])
