@@ -22,7 +22,7 @@ from pymetaner.sentence import Sentence
 
 __all__ = ["Calibration", "Trial", "calibrate"]
 
-_STEP_SIZES: dict[InnerOptimizer, tuple[float, ...]] = {"sgd": (0.02, 0.05, 0.1, 0.2), "bertadam": (1e-5, 3e-5, 1e-4)}
+_STEP_SIZES: dict[InnerOptimizer, tuple[float, ...]] = {"sgd": (0.02, 0.05, 0.1), "bertadam": (1e-5, 3e-5, 1e-4)}
 
 
 @dataclass(frozen=True)
@@ -82,10 +82,10 @@ def calibrate(
     model: MetaNER,
     memory: Memory | None = None,
     *,
-    ks: Sequence[int] = (2, 4, 8, 16),
+    ks: Sequence[int] = (2, 4, 8),
     lrs: Sequence[float] | None = None,
     optimizer: InnerOptimizer = "sgd",
-    most: int = 100,
+    most: int = 50,
     batch_size: int = 16,
     precision: Precision = "fp32",
     progress: bool = False,

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -21,6 +21,9 @@ from pymetaner.memory.store import Store
 from pymetaner.readers import read, write
 from pymetaner.sentence import Sentence
 from pymetaner.words import regroup as regrouped
+
+if TYPE_CHECKING:
+    from pymetaner.calibration import Calibration
 
 __all__ = ["Memory"]
 
@@ -210,6 +213,13 @@ class Memory:
             SettingError: if k is less than 1, or `exclude_self` is not one a query.
         """
         return search(self._mirror, vectors, k, exclude_self)
+
+    def calibrate(self, **settings: Any) -> Calibration:
+        """The settings of adapting that suit this memory and the model it was opened with: `pymetaner.calibrate`."""
+        # calibration.py stands above this module; the method is here for those who look for it on the memory.
+        from pymetaner.calibration import calibrate
+
+        return calibrate(self.encoder, self, **settings)  # type: ignore[arg-type]  # a memory of a model has a model
 
     def sources(self) -> dict[str, list[int]]:
         """The ids that came from each source; e.g. ``memory.remove(memory.sources()["old.conll"])``."""

@@ -1,0 +1,101 @@
+"""Calibration: it tries what it says, leaves every sentence out of its own supports, and picks what scores best."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from tasks import reference
+from tiny import CORPUS, model_of
+
+from pymetaner import Memory, adapt, calibrate, calibration, predict
+from pymetaner.decode import decode
+from pymetaner.engine import Task
+from pymetaner.errors import EmptyDataError, SettingError
+from pymetaner.scoring import score
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "bertadam"])
+def test_scores_are_those_of_sentences_left_out(model, optimizer):
+    found = calibrate(model, ks=(1, 3), lrs=(0.05, 0.3), optimizer=optimizer)
+    assert found.sentences == len(CORPUS)
+    assert [(t.k, t.inner and t.inner.lr) for t in found.trials[:5]] == [
+        (0, None), (1, 0.05), (1, 0.3), (3, 0.05), (3, 0.3)
+    ]  # fmt: skip
+    gold = [s.tags for s in CORPUS]
+    vectors = model.embed(CORPUS)
+    similar = vectors @ vectors.T
+    np.fill_diagonal(similar, -2)
+    for trial in found.trials:
+        tasks = [
+            Task(s, tuple(CORPUS[j] for j in np.argsort(-similar[i], kind="stable")[: trial.k]))
+            for i, s in enumerate(CORPUS)
+        ]
+        logits = reference(model, tasks, trial.inner or found.trials[1].inner)
+        tagged = decode(logits, model.labels, model.settings.decoding)
+        assert trial.score == score(gold, [tags for tags, _ in tagged])
+    assert found.best.score.f1 == max(trial.score.f1 for trial in found.trials)
+
+
+@pytest.fixture
+def _adapting_is_best(monkeypatch):
+    """A network with random weights gets worse by adapting; let it win."""
+    monkeypatch.setattr(calibration, "_f1", lambda trial: (trial.k, trial.inner is not None and trial.inner.steps))
+
+
+@pytest.mark.usefixtures("_adapting_is_best")
+def test_what_it_found_goes_into_adapt(model):
+    found = calibrate(model, ks=(2,), lrs=(0.3,))
+    assert found.arguments == {"k": 2, "lr": 0.3, "steps": 3, "inner_optimizer": "sgd", "lambda_max": 0.0}
+    tokens = [list(s.words) for s in CORPUS]
+    results = adapt(model, tokens, exclude_self=True, **found.arguments)
+    tags = [sentence.with_tags(None) for sentence in CORPUS]
+    assert len(results) == len(tags)
+    counted = score([s.tags for s in CORPUS], [iob2(r, len(s)) for r, s in zip(results, CORPUS, strict=True)])
+    assert counted == found.best.score
+    assert "F1" in str(found) and str(found.best.k) in str(found)
+
+
+def iob2(result, length):
+    tags = ["O"] * length
+    for e in result.entities:
+        tags[e.start : e.end] = [f"B-{e.label}", *[f"I-{e.label}"] * (e.end - e.start - 1)]
+    return tags
+
+
+def test_not_adapting_wins_unless_something_is_better(model):
+    found = calibrate(model, ks=(1,), lrs=(1e-9,))
+    assert found.best == found.plain and found.arguments == {"k": 0}
+    texts = [s.text for s in CORPUS[:3]]
+    plain, adapted = predict(model, texts), adapt(model, texts, **found.arguments)
+    assert [r.entities for r in adapted] == [r.entities for r in plain]
+    assert adapted[0].supports == () and adapted[0].profile.engine == "none"
+
+
+def test_a_memory_calibrates_itself(model):
+    settings = {"ks": (1,), "lrs": (0.1,)}
+    assert model.memory.calibrate(**settings) == calibrate(model, **settings)
+
+
+def test_a_large_memory_is_sampled_over_all_of_it(model):
+    found = calibrate(model, most=5, ks=(1,), lrs=(0.1,))
+    assert found.sentences == len(CORPUS[::4])
+
+
+@pytest.mark.usefixtures("_adapting_is_best")
+def test_more_steps_and_fewer_layers_are_tried_with_the_best(model):
+    found = calibrate(model, ks=(2,), lrs=(0.3,))
+    tried = [(t.inner.lr, t.inner.steps) for t in found.trials[1:]]
+    assert tried[:3] == [(0.3, 1), (0.3, 2), (0.3, 3)]
+    assert set(tried[3:]) == {((0.0, 0.3, 0.3), 1), ((0.0, 0.0, 0.3), 1)}
+
+
+def test_what_cannot_be_calibrated_is_refused(model):
+    lonely = Memory(model)
+    lonely.add(CORPUS[0])
+    with pytest.raises(EmptyDataError, match="fewer than two"):
+        calibrate(model, lonely)
+    for wrong in ({"ks": ()}, {"ks": (0,)}, {"lrs": ()}, {"most": 0}, {"lrs": (-1.0,)}):
+        with pytest.raises(SettingError, match="expected"):
+            calibrate(model, **wrong)
+    with pytest.raises(Exception, match="memory"):
+        calibrate(model_of("bert", seed=3), model.memory)
