@@ -7,6 +7,7 @@ apart and the share of entities that differ.
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -27,7 +28,7 @@ from pymetaner.words import regroup
 SETTINGS = {
     "sgd 0.02": InnerStep(lr=0.02),
     "sgd 0.1": InnerStep(lr=0.1),
-    "sgd 0.02, 3 steps, max term 2": InnerStep(lr=0.02, steps=3, lambda_max=2.0),
+    "sgd 0.02, 2 steps, max term 2": InnerStep(lr=0.02, steps=2, lambda_max=2.0),
     "bertadam 1e-5": InnerStep(lr=1e-5, optimizer="bertadam"),
 }
 
@@ -66,6 +67,7 @@ def main(
         for label, computation in (*runs.items(), ("fp32, cache in bf16", Computation(cache=rounded))):
             found = batched_logits(model, tasks, inner, computation, Work())
             differing = entities(model, tasks, found) ^ expected
+            print(f"{name}, {label}: done", file=sys.stderr, flush=True)
             table.add_row(
                 name,
                 label,
