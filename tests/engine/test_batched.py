@@ -13,6 +13,7 @@ from tiny import ARCHITECTURES, CORPUS, model_of, network_of, tokenizer_of
 from torch import nn
 
 from pymetaner.adaptation import adapt
+from pymetaner.cache import FactorCache
 from pymetaner.engine import Computation, InnerStep, Task, Work, batched_logits
 from pymetaner.engine.batched import limits
 from pymetaner.engine.batched.engine import BatchedEngine
@@ -243,3 +244,16 @@ def test_weights_that_move_or_change_type_are_seen_at_once():
     assert largest_difference(batched(model, TASKS, inner), reference(model, TASKS, inner)) < 1e-9
     model.network.classifier.weight = nn.Parameter(2 * model.network.classifier.weight.detach())
     assert largest_difference(batched(model, TASKS, inner), reference(model, TASKS, inner)) < 1e-9
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("inner", SETTINGS.values(), ids=SETTINGS)
+def test_a_gpu_gives_the_same(inner):
+    expected = reference(model_of("bert"), TASKS, inner)
+    model = model_of("bert").to("cuda")
+    assert largest_difference(batched(model, TASKS, inner), expected) < 1e-3
+    on_cpu = FactorCache(device="cpu")
+    for _ in range(2):
+        assert largest_difference(batched(model, TASKS, inner, cache=on_cpu), expected) < 1e-3
+    for precision in ("tf32", "bf16"):
+        assert largest_difference(batched(model, TASKS, inner, precision=precision), expected) < 3
