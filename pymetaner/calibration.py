@@ -165,7 +165,7 @@ class _Trials:
         vectors = np.stack([reading.vector for reading in self.readings])
         hits = memory.search(vectors, k, exclude_self=self.sentences)
         self.supports = [tuple(hit.sentence for hit in found) for found in hits]
-        self.caches: dict[tuple[bool, ...], FactorCache] = {}
+        self.cache = FactorCache()
         self.computation = computation
 
     def plain(self) -> Trial:
@@ -178,9 +178,8 @@ class _Trials:
             Task(sentence, supports[:k], reading.lower)
             for sentence, supports, reading in zip(self.sentences, self.supports, self.readings, strict=True)
         ]
-        # One cache for each choice of layers: factors of other layers would empty it.
-        layers = tuple(bool(lr) for lr in inner.lr) if isinstance(inner.lr, tuple) else ()
-        cache = self.caches.setdefault(layers, FactorCache())
+        # Factors of fewer layers would empty the cache, and are needed once.
+        cache = None if isinstance(inner.lr, tuple) else self.cache
         computation = Computation(self.computation.batch_size, self.computation.precision, cache)
         with torch.inference_mode(False):
             logits = batched_logits(self.model, tasks, inner, computation, Work())
