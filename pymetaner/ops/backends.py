@@ -42,7 +42,7 @@ def backend() -> Backend:
     if _wanted is not None and _wanted not in get_args(Backend):
         raise BackendError(f"PYMETANER_BACKEND is {_wanted!r}: set it to 'native' or 'reference', or leave it unset")
     if _wanted == "native":
-        extension()
+        _imported()
     if _wanted is None:
         if _extension is None:
             _warn_once()
@@ -51,11 +51,21 @@ def backend() -> Backend:
 
 
 def extension() -> ModuleType:
-    """The compiled extension.
+    """The compiled extension, ready for use.
 
     Raises:
-        BackendError: if it cannot be imported, with the reason and the command that installs it.
+        BackendError: if it cannot be imported, with the reason and the command that installs it, or if
+            ``PYMETANER_SIMD`` names an instruction set that is not to be had.
     """
+    module = _imported()
+    try:
+        module.instruction_set()  # reads PYMETANER_SIMD the first time
+    except RuntimeError as error:
+        raise BackendError(str(error)) from None
+    return module
+
+
+def _imported() -> ModuleType:
     if _extension is None:
         raise BackendError(
             f"the compiled extension pymetaner._cpu cannot be imported ({_failure}): build it with\n    {_INSTALL}\n"
