@@ -9,10 +9,9 @@ namespace py = pybind11;
 namespace pymetaner {
 namespace {
 
-template <typename Real>
+template <typename Logit>
 py::tuple run(const py::array& logits, const py::array& labels, double lambda_max, std::int64_t ignore_index,
               int threads) {
-    check_contiguous<Real>(logits, "logits", 3);
     check_contiguous<std::int64_t>(labels, "labels", 2);
     const py::ssize_t sentences = logits.shape(0);
     const py::ssize_t tokens = logits.shape(1);
@@ -22,13 +21,13 @@ py::tuple run(const py::array& logits, const py::array& labels, double lambda_ma
                               std::to_string(classes) + ") with labels of shape (" + std::to_string(labels.shape(0)) +
                               ", " + std::to_string(labels.shape(1)) + "): expected (B, T, C), C > 0, with (B, T)");
     }
-    if (threads < 1) throw py::value_error("threads is " + std::to_string(threads) + ": expected at least 1");
-    py::array_t<Real> loss(sentences);
-    py::array_t<Real> gradient({sentences, tokens, classes});
-    const auto* const logits_in = static_cast<const Real*>(logits.data());
+    check_threads(threads);
+    py::array_t<ResultOf<Logit>> loss(sentences);
+    py::array_t<ResultOf<Logit>> gradient({sentences, tokens, classes});
+    const auto* const logits_in = static_cast<const Logit*>(logits.data());
     const auto* const labels_in = static_cast<const std::int64_t*>(labels.data());
-    Real* const loss_out = loss.mutable_data();
-    Real* const gradient_out = gradient.mutable_data();
+    ResultOf<Logit>* const loss_out = loss.mutable_data();
+    ResultOf<Logit>* const gradient_out = gradient.mutable_data();
     {
         const py::gil_scoped_release release;
         masked_token_loss(logits_in, labels_in, sentences, tokens, classes, lambda_max, ignore_index, threads, loss_out,
@@ -39,8 +38,23 @@ py::tuple run(const py::array& logits, const py::array& labels, double lambda_ma
 
 py::tuple bound_masked_token_loss(const py::array& logits, const py::array& labels, double lambda_max,
                                   std::int64_t ignore_index, int threads) {
-    return py::isinstance<py::array_t<double>>(logits) ? run<double>(logits, labels, lambda_max, ignore_index, threads)
-                                                       : run<float>(logits, labels, lambda_max, ignore_index, threads);
+    const auto run_as = [&](auto logit) {
+        return run<decltype(logit)>(logits, labels, lambda_max, ignore_index, threads);
+    };
+    if (py::isinstance<py::array_t<double>>(logits)) {
+        check_contiguous<double>(logits, "logits", 3);
+        return run_as(double{});
+    }
+    if (logits.dtype().kind() == 'f' && logits.itemsize() == 2) {
+        check_contiguous<std::int16_t>(py::array(logits).view("int16"), "logits", 3);
+        return run_as(Float16{});
+    }
+    if (py::isinstance<py::array_t<std::int16_t>>(logits)) {  // NumPy has no bfloat16: its bits
+        check_contiguous<std::int16_t>(logits, "logits", 3);
+        return run_as(BFloat16{});
+    }
+    check_contiguous<float>(logits, "logits", 3);
+    return run_as(float{});
 }
 
 }  // namespace

@@ -17,8 +17,8 @@ Item = TypeVar("Item", bound=np.generic)
 class Bank:
     """Unit vectors and their ids, ascending by id.
 
-    `ids`, `vectors` and `rows` are snapshots: an append writes only behind them, a removal copies what stays. So a search may
-    go on reading them without a lock while the bank changes.
+    `ids`, `vectors` and `rows` are snapshots: an append writes only behind them, a removal copies what stays. So a
+    search may go on reading them without a lock while the bank changes.
 
     Args:
         dim: the length of a vector.

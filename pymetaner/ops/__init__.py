@@ -1,15 +1,19 @@
 """The operations that pymetaner has native kernels for, each with a reference in plain PyTorch.
 
 `PYMETANER_BACKEND=reference` in the environment runs everything without the compiled extension,
-`PYMETANER_BACKEND=native` insists on it; without either the extension is used if it can be imported. `PYMETANER_SIMD=scalar|avx2|avx512|amx|neon` makes the extension use that
-instruction set rather than the widest of the processor.
+`PYMETANER_BACKEND=native` insists on it; without either the extension is used if it can be imported.
+`PYMETANER_SIMD=scalar|avx2|avx512|amx|neon` makes the extension use that instruction set rather than the widest.
 """
 
 from __future__ import annotations
 
 from pymetaner.ops.backends import backend, use_backend
 from pymetaner.ops.bank import CosineBank
-from pymetaner.ops.loss import masked_token_loss, masked_token_loss_reference
+from pymetaner.ops.loss import (
+    masked_token_loss,
+    masked_token_loss_reference,
+    masked_token_loss_with_gradient,
+)
 from pymetaner.ops.topk import cosine_topk, cosine_topk_reference
 
 __all__ = [
@@ -19,5 +23,6 @@ __all__ = [
     "cosine_topk_reference",
     "masked_token_loss",
     "masked_token_loss_reference",
+    "masked_token_loss_with_gradient",
     "use_backend",
 ]

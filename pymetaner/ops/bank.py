@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from pymetaner.errors import BankFileError, InputError, SaveError, SettingError
@@ -153,7 +154,7 @@ class CosineBank:
             with open(temporary, "rb") as file:
                 os.fsync(file.fileno())
             os.replace(temporary, place)
-        except OSError as error:
+        except (OSError, SafetensorError) as error:
             with contextlib.suppress(OSError):
                 temporary.unlink()
             raise SaveError(f"{place} could not be written ({error}); what was there before is kept") from error
