@@ -13,7 +13,7 @@ import torch
 
 from pymetaner.errors import BackendError
 
-__all__ = ["Backend", "backend", "extension", "plain", "use_backend"]
+__all__ = ["Backend", "backend", "extension", "plain", "runs_natively", "use_backend"]
 
 Backend = Literal["native", "reference"]
 
@@ -34,7 +34,8 @@ except ImportError as error:
 def backend() -> Backend:
     """``"native"`` if the compiled extension runs the operations on the CPU, ``"reference"`` if PyTorch does.
 
-    Tensors on other devices always go to the reference.
+    Tensors on CUDA go to `pymetaner._cuda` if ``PYMETANER_BACKEND=native`` asks for it, else to the reference; tensors
+    on other devices always do.
 
     Raises:
         BackendError: if ``PYMETANER_BACKEND`` is neither, or asks for an extension that cannot be imported.
@@ -48,6 +49,14 @@ def backend() -> Backend:
             _warn_once()
         return "reference" if _extension is None else "native"
     return cast(Backend, _wanted)
+
+
+def runs_natively(tensor: torch.Tensor) -> bool:
+    """Whether an operation on this tensor goes to a kernel. On CUDA only if that was asked for by name: those kernels
+    are younger than the others, and have been compiled on more machines than they have been run on."""
+    if tensor.device.type == "cpu":
+        return backend() == "native"
+    return tensor.device.type == "cuda" and _wanted == "native"
 
 
 def extension() -> ModuleType:

@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from pymetaner.errors import InputError, SettingError
-from pymetaner.ops.backends import backend, extension, plain
+from pymetaner.ops import cuda
+from pymetaner.ops.backends import extension, plain, runs_natively
 
 __all__ = ["masked_token_loss", "masked_token_loss_reference", "masked_token_loss_with_gradient"]
 
@@ -47,7 +48,7 @@ def masked_token_loss(
     """
     _check(logits, labels, lambda_max, ignore_index, sentence_weights)
     # The transforms of torch.func see into PyTorch's own operations only.
-    if logits.device.type == "cpu" and backend() == "native" and not torch._C._are_functorch_transforms_active():
+    if _native(logits) and not torch._C._are_functorch_transforms_active():
         arguments = (logits, labels, float(lambda_max), ignore_index)
         if plain(logits):
             loss, _ = _run(*arguments)
@@ -167,9 +168,15 @@ def _check_labels(labels: Tensor, classes: int, ignore_index: int) -> None:
         )
 
 
+def _native(logits: Tensor) -> bool:
+    return runs_natively(logits) and (not logits.is_cuda or cuda.supports(logits))
+
+
 def _run(logits: Tensor, labels: Tensor, lambda_max: float, ignore_index: int = -100) -> tuple[Tensor, Tensor]:
     """Losses (B,) and the gradient of each with respect to its own logits (B, T, C), in one pass."""
-    if logits.device.type == "cpu" and backend() == "native":
+    if _native(logits) and logits.is_cuda:
+        return cuda.masked_token_loss_with_gradient(logits, labels, lambda_max, ignore_index)
+    if _native(logits):
         logits = logits.detach()
         if logits.dtype == torch.bfloat16:
             logits = logits.view(torch.int16)  # NumPy has no bfloat16; the extension takes its bits for it
