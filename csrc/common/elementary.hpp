@@ -89,7 +89,8 @@ static inline double log_of_sum(double x) {
     double m = 0.0;
     std::memcpy(&m, &bits, sizeof m);
 
-    n += 0x4330000000000000U;  // the bits of 2^52 + n, since not every instruction set turns 64-bit integers into doubles
+    n += 0x4330000000000000U;  // the bits of 2^52 + n, since not every instruction set turns 64-bit integers into
+                               // doubles
     double exponent = 0.0;
     std::memcpy(&exponent, &n, sizeof exponent);
     exponent -= 4503599627370496.0;

@@ -1,4 +1,4 @@
-"""The CUDA kernels: on a GPU against the reference; elsewhere what they decide by, in a NumPy twin, and their errors."""
+"""The CUDA kernels: on a GPU against the reference; elsewhere what they decide by, in a NumPy twin, and errors."""
 
 from __future__ import annotations
 
