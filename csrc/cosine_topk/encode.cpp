@@ -1,7 +1,6 @@
+// Sixteen rows at a time: their norms while they are read, then their 8-bit copy while they are in the cache.
 #include <algorithm>
-#include <atomic>
 #include <cmath>
-#include <limits>
 #include <string>
 #include <vector>
 
@@ -18,29 +17,6 @@ std::int64_t padded_dim(std::int64_t dim) {
 
 std::int64_t panels_of(std::int64_t count, std::int64_t dim) {
     return dim > kMaxScreenedDim ? 0 : count / kPanelRows;
-}
-
-Kernels kernels_of(InstructionSet set) {
-    switch (set) {
-#if defined(PYMETANER_AVX2)
-        case InstructionSet::avx2:
-            return avx2_kernels();
-#endif
-#if defined(PYMETANER_AVX512)
-        case InstructionSet::avx512:
-            return avx512_kernels();
-#endif
-#if defined(PYMETANER_AMX)
-        case InstructionSet::amx:
-            return amx_kernels();
-#endif
-#if defined(PYMETANER_NEON)
-        case InstructionSet::neon:
-            return neon_kernels();
-#endif
-        default:
-            return scalar_kernels();
-    }
 }
 
 Encoder::Encoder(const Kernels& kernels, const Rows& rows, const Codes& codes)

@@ -9,13 +9,13 @@ namespace py = pybind11;
 namespace pymetaner {
 namespace {
 
-template <typename Logit>
+// `Element` is what NumPy has for the type of the logits.
+template <typename Logit, typename Element = Logit>
 py::tuple run(const py::array& logits, const py::array& labels, double lambda_max, std::int64_t ignore_index,
               int threads) {
+    check_contiguous<Element>(logits, "logits", 3);
     check_contiguous<std::int64_t>(labels, "labels", 2);
-    const py::ssize_t sentences = logits.shape(0);
-    const py::ssize_t tokens = logits.shape(1);
-    const py::ssize_t classes = logits.shape(2);
+    const py::ssize_t sentences = logits.shape(0), tokens = logits.shape(1), classes = logits.shape(2);
     if (labels.shape(0) != sentences || labels.shape(1) != tokens || classes < 1) {
         throw py::value_error("logits of shape (" + std::to_string(sentences) + ", " + std::to_string(tokens) + ", " +
                               std::to_string(classes) + ") with labels of shape (" + std::to_string(labels.shape(0)) +
@@ -38,23 +38,13 @@ py::tuple run(const py::array& logits, const py::array& labels, double lambda_ma
 
 py::tuple bound_masked_token_loss(const py::array& logits, const py::array& labels, double lambda_max,
                                   std::int64_t ignore_index, int threads) {
-    const auto run_as = [&](auto logit) {
-        return run<decltype(logit)>(logits, labels, lambda_max, ignore_index, threads);
+    const auto apply = [&](auto run_as, const py::array& array) {
+        return run_as(array, labels, lambda_max, ignore_index, threads);
     };
-    if (py::isinstance<py::array_t<double>>(logits)) {
-        check_contiguous<double>(logits, "logits", 3);
-        return run_as(double{});
-    }
-    if (logits.dtype().kind() == 'f' && logits.itemsize() == 2) {
-        check_contiguous<std::int16_t>(py::array(logits).view("int16"), "logits", 3);
-        return run_as(Float16{});
-    }
-    if (py::isinstance<py::array_t<std::int16_t>>(logits)) {  // NumPy has no bfloat16: its bits
-        check_contiguous<std::int16_t>(logits, "logits", 3);
-        return run_as(BFloat16{});
-    }
-    check_contiguous<float>(logits, "logits", 3);
-    return run_as(float{});
+    if (logits.dtype().kind() == 'i') return apply(&run<BFloat16, std::int16_t>, logits);  // their bits
+    if (logits.dtype().kind() != 'f' || logits.itemsize() == 4) return apply(&run<float>, logits);
+    if (logits.itemsize() == 2) return apply(&run<Float16, std::int16_t>, py::array(logits).view("int16"));
+    return apply(&run<double>, logits);
 }
 
 }  // namespace
