@@ -1,5 +1,5 @@
 # make demo   adapts the default model to sentences of many languages
-# make test   lint, types and the whole test suite
+# make test   lint, types, the C++ core under sanitizers and the whole test suite
 # make wheel  sdist and wheel, the wheel tried in an empty environment without a compiler
 # Needs Python 3.10 or newer and a C++17 compiler; everything else goes into .venv.
 
@@ -14,12 +14,12 @@ INSTALL := $(PIP) install --quiet --prefer-binary --no-compile
 NATIVE := pyproject.toml CMakeLists.txt $(wildcard cmake/*) $(shell find csrc -type f)
 SOURCE := $(NATIVE) $(shell find pymetaner models -type f -not -name '*.pyc')
 
-.PHONY: demo test lint types pytest wheel clean
+.PHONY: demo test lint types core pytest wheel clean
 
 demo: $(VENV)/.demo
 	$(VENV)/bin/pymetaner demo
 
-test: lint types pytest
+test: lint types core pytest
 
 lint: $(VENV)/.test
 	$(VENV)/bin/ruff check .
@@ -28,6 +28,10 @@ lint: $(VENV)/.test
 
 types: $(VENV)/.test
 	$(VENV)/bin/mypy
+
+# The C++ core under sanitizers, and compiled for ARM where there is a compiler for it.
+core: $(VENV)/.test
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" sh tests/csrc/run.sh asan tsan neon
 
 pytest: $(VENV)/.test
 	$(VENV)/bin/pytest --numprocesses auto

@@ -34,4 +34,16 @@ void check_contiguous(const pybind11::array& array, const char* name, int dims) 
     }
 }
 
+// Throws ValueError unless a vector has this many elements.
+inline void check_length(const pybind11::array& array, const char* name, pybind11::ssize_t length) {
+    if (array.shape(0) == length) return;
+    throw pybind11::value_error(std::string(name) + " has " + std::to_string(array.shape(0)) + " elements: expected " +
+                                std::to_string(length));
+}
+
+inline void check_threads(int threads) {
+    if (threads >= 1) return;
+    throw pybind11::value_error("threads is " + std::to_string(threads) + ": expected at least 1");
+}
+
 }  // namespace pymetaner

@@ -7,12 +7,32 @@ from numpy.typing import NDArray
 
 __version__: str
 compiler: str
-instruction_set: str
 
 def instruction_sets() -> list[str]: ...
+def instruction_set() -> str: ...
+def use_instruction_set(name: str) -> None: ...
 def cosine_topk(
     queries: NDArray[np.float32],
     bank: NDArray[np.float32],
+    k: int,
+    exclude: NDArray[np.int64] | None = None,
+    threads: int = 1,
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]: ...
+def encode_bank(
+    rows: NDArray[np.float32],
+    norms: NDArray[np.float64],
+    codes: NDArray[np.int8],
+    scales: NDArray[np.float32],
+    residuals: NDArray[np.float32],
+    threads: int = 1,
+) -> None: ...
+def search_bank(
+    queries: NDArray[np.float32],
+    bank: NDArray[np.float32],
+    norms: NDArray[np.float64],
+    codes: NDArray[np.int8],
+    scales: NDArray[np.float32],
+    residuals: NDArray[np.float32],
     k: int,
     exclude: NDArray[np.int64] | None = None,
     threads: int = 1,

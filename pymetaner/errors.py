@@ -64,6 +64,10 @@ class MemoryReadOnlyError(PymetanerError, OSError):
     """A memory opened for reading only was asked to change."""
 
 
+class BankFileError(PymetanerError, OSError):
+    """The file of a `CosineBank` is missing, damaged, or something else."""
+
+
 class EncoderError(PymetanerError, ValueError):
     """An encoder gave sentence vectors of a wrong shape, not finite, or not of length 1."""
 

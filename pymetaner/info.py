@@ -30,8 +30,9 @@ class Info:
         backend: ``"native"`` or ``"reference"``: what runs the operations on the CPU.
         extension: file of the compiled extension; None if it cannot be imported.
         compiler: what compiled it; None without it.
-        instruction_set: the one that its kernels are compiled for; None without it.
-        instruction_sets: those of this processor that kernels may be compiled for, narrowest first.
+        instruction_set: the one that its kernels use; None without it.
+        instruction_sets: those that the processor has and its kernels can be made to use with ``PYMETANER_SIMD``,
+            narrowest first.
         threads: how many threads an operation uses.
         devices: the CPU and the accelerators that PyTorch sees.
     """
@@ -57,7 +58,7 @@ def info() -> Info:
     """Versions, backend, instruction sets and devices of this installation.
 
     Raises:
-        BackendError: if ``PYMETANER_BACKEND`` asks for a backend that is not to be had.
+        BackendError: if ``PYMETANER_BACKEND`` or ``PYMETANER_SIMD`` asks for something that is not to be had.
 
     Example:
         >>> info().version == version("pymetaner")
@@ -67,6 +68,8 @@ def info() -> Info:
     try:
         module = extension()
     except BackendError:
+        if chosen == "native":
+            raise
         module = None
     return Info(
         version=version("pymetaner"),
@@ -76,7 +79,7 @@ def info() -> Info:
         backend=chosen,
         extension=None if module is None else str(module.__file__),
         compiler=None if module is None else module.compiler,
-        instruction_set=None if module is None else module.instruction_set,
+        instruction_set=None if module is None else module.instruction_set(),
         instruction_sets=() if module is None else tuple(module.instruction_sets()),
         threads=torch.get_num_threads(),
         devices=(f"cpu: {_processor()}, {os.cpu_count()} cores", *_accelerators()),

@@ -15,12 +15,13 @@ SPEC.loader.exec_module(contest)
 
 @pytest.fixture
 def report(tmp_path):
-    def run(case, contender, seconds):
-        note = {"contender": contender, "dtype": "float32", "device": "cpu"}
+    def run(case, contender, seconds, dtype="float32"):
+        note = {"contender": contender, "dtype": dtype, "device": "cpu"}
         return {"group": case, "extra_info": note, "stats": {"median": seconds}}
 
     turns = [run("small", "pymetaner", s) for s in (0.002, 0.001, 0.009)]  # one slow turn does not decide
     turns += [run("small", "slow", 0.008), run("small", "fast", 0.004)]
+    turns += [run("small", "inexact", 0.001, "bfloat16"), run("small", "pymetaner, otherwise", 0.0005)]  # no peers
     turns += [run("large", "fast", 0.5), run("large", "pymetaner", 1.0)]
     path = tmp_path / "report.json"
     path.write_text(json.dumps({"benchmarks": turns}))
@@ -32,6 +33,8 @@ def test_rows_put_the_fastest_peer_first(report):
     assert [(row["case"], row["peer"], row["ratio"]) for row in rows] == [
         ("small", "fast", 2.0),
         ("small", "slow", 4.0),
+        ("small", "pymetaner, otherwise", 0.25),
+        ("small", "inexact", 0.5),
         ("large", "fast", 0.5),
     ]
     assert rows[0] == {

@@ -1,166 +1,289 @@
-// Brute force, blocked so that both operands stay in the caches.
+// The search: slices of the bank go through the caches once for all queries; each slice is screened against groups of
+// queries, and what its bounds do not rule out waits in a short list of the query. A list that is full is settled: its
+// vectors are scored exactly, highest bound first, until the next bound is below the k-th best score so far, which from
+// then on rules out nearly everything. So the Q x N scores never exist, and nearly none is computed exactly.
 //
-// A panel of queries is widened to float64 once; each thread then takes blocks of the bank, widens a block into its own
-// buffer and multiplies it with the whole panel. With many panels the threads share them out and each sees the whole
-// bank; with few, they share out the bank and their selections are merged. Memory: one panel and one block a thread.
+// Threads take slices of the bank and tell each other how high the k-th best score has risen; where there are fewer
+// slices than would keep them busy, they take queries instead. Neither changes the answer, which the total order of
+// the exact scores fixes. Memory: for each thread and query of a block k candidates and a short list.
 #include "cosine_topk/cosine_topk.hpp"
 
 #include <algorithm>
-#include <cmath>
+#include <atomic>
+#include <functional>
 #include <limits>
-#include <string>
+#include <memory>
 #include <vector>
 
-#include "common/error.hpp"
 #include "common/parallel.hpp"
-#include "cosine_topk/dot.hpp"
+#include "cosine_topk/encoding.hpp"
 #include "cosine_topk/selection.hpp"
 
 namespace pymetaner {
 namespace {
 
-constexpr std::int64_t kPanel = 64;       // queries
-constexpr std::int64_t kBlock = 16;       // bank rows: 96 KiB of doubles at 768 dimensions
-constexpr std::int64_t kSlice = 256;      // bank rows that a thread takes at a time
-constexpr double kWorthThreads = 500000;  // multiplications below which starting a thread costs more than it saves
+constexpr std::int64_t kBlock = 1024;          // queries whose candidates are kept at a time
+constexpr std::int64_t kSliceBytes = 1 << 17;  // of the 8-bit copy: a quarter of the second cache
+constexpr std::size_t kShortList = 64;         // waiting vectors of a query
+constexpr std::int64_t kFewQueries = 6;        // for fewer, encoding a bank costs more than scoring it exactly
+constexpr float kLowest = -std::numeric_limits<float>::infinity();
 
 std::int64_t ceil_div(std::int64_t a, std::int64_t b) {
     return (a + b - 1) / b;
 }
 
-// The norm of each row. Squares of floats neither overflow nor vanish in float64, so a norm is finite exactly if every
-// element of its row is, and zero exactly if they all are.
-std::vector<double> norms_of(const Rows& rows, const char* name, int threads) {
-    std::vector<double> norms(static_cast<std::size_t>(rows.count));
-    parallel_for(ceil_div(rows.count, kSlice), threads, [&](std::int64_t slice, int) {
-        std::vector<double> wide(static_cast<std::size_t>(padded(rows.dim)));
-        const std::int64_t end = std::min(rows.count, (slice + 1) * kSlice);
-        for (std::int64_t i = slice * kSlice; i < end; ++i) {
-            widen(rows.row(i), rows.dim, wide.data());
-            norms[static_cast<std::size_t>(i)] = std::sqrt(dots<1>(wide.data(), wide.data(), padded(rows.dim))[0]);
-        }
-    });
-    const auto bad = std::find_if(norms.begin(), norms.end(), [](double norm) { return !std::isfinite(norm); });
-    if (bad != norms.end()) {
-        throw InvalidInput(std::string(name) + " row " + std::to_string(bad - norms.begin()) +
-                           " holds NaN or an infinity: give finite vectors");
+// The queries, encoded.
+struct Queries {
+    Queries(const Kernels& kernels, const Rows& given, int threads)
+        : rows(given),
+          stride(static_cast<std::size_t>(padded_dim(given.dim)) * kernels.code_size),
+          norms(static_cast<std::size_t>(given.count)),
+          scales(norms.size()),
+          residuals(norms.size()) {
+        if (rows.dim <= kMaxScreenedDim) codes = std::make_unique<char[]>(norms.size() * stride);
+        Encoder encoder(kernels, rows, {0, norms.data(), nullptr, nullptr, nullptr});
+        parallel_for(ceil_div(rows.count, kBlock), threads, [&](std::int64_t block, int) {
+            const std::int64_t last = std::min(rows.count, (block + 1) * kBlock);
+            encoder.encode(block * kBlock, last);
+            std::vector<float> line(static_cast<std::size_t>(padded_dim(rows.dim)));
+            for (std::int64_t q = block * kBlock; q < last && codes != nullptr; ++q) {
+                const auto i = static_cast<std::size_t>(q);
+                kernels.encode_query(rows.row(q), rows.dim, padded_dim(rows.dim), norms[i], line.data(),
+                                     codes.get() + i * stride, &scales[i], &residuals[i]);
+            }
+        });
+        encoder.check("queries");
     }
-    return norms;
-}
+
+    const Rows rows;
+    const std::size_t stride;  // bytes from one query's codes to the next
+    std::vector<double> norms;
+    std::vector<float> scales, residuals;
+    std::unique_ptr<char[]> codes;
+};
+
+// What a thread has found for a block of queries.
+struct Findings {
+    Findings(std::int64_t queries, std::size_t k)
+        : best(static_cast<std::size_t>(queries), Selection(k)), waiting(best.size()), limits(best.size(), kLowest) {}
+
+    std::vector<Selection> best;
+    std::vector<std::vector<Waiting>> waiting;
+    std::vector<float> limits;  // scores below do not matter
+};
 
 class Search {
   public:
-    Search(const Rows& queries, const Rows& bank, const std::int64_t* exclude, std::int64_t k, int threads)
-        : queries_(queries),
+    Search(const Kernels& kernels, const Queries& queries, const Rows& bank, const Codes& codes,
+           const std::int64_t* exclude, std::int64_t k)
+        : kernels_(kernels),
+          queries_(queries),
           bank_(bank),
+          codes_(codes),
           exclude_(exclude),
-          k_(static_cast<std::size_t>(std::min(k, bank.count))),
-          length_(padded(bank.dim)),
-          query_norms_(norms_of(queries, "queries", threads)),
-          bank_norms_(norms_of(bank, "bank", threads)) {}
+          k_(k),
+          shared_(std::min(kBlock, queries.rows.count)) {}
 
-    std::int64_t panels() const { return ceil_div(queries_.count, kPanel); }
-    std::int64_t panel_size(std::int64_t panel) const { return std::min(kPanel, queries_.count - panel * kPanel); }
+    std::size_t kept() const { return static_cast<std::size_t>(std::min(k_, bank_.count)); }
 
-    std::vector<Selection> selections(std::int64_t panel) const {
-        return std::vector<Selection>(static_cast<std::size_t>(panel_size(panel)), Selection(k_));
+    // Starts on the queries from `first` on.
+    void begin(std::int64_t first) {
+        first_ = first;
+        for (std::atomic<float>& limit : shared_) limit.store(kLowest, std::memory_order_relaxed);
     }
 
-    std::vector<double> widened(std::int64_t panel) const {
-        std::vector<double> wide(static_cast<std::size_t>(panel_size(panel) * length_));
-        for (std::int64_t q = 0; q < panel_size(panel); ++q) {
-            widen(queries_.row(panel * kPanel + q), queries_.dim, wide.data() + q * length_);
-        }
-        return wide;
-    }
-
-    // Offers bank rows [begin, end) to the selections of a panel, whose widened queries are `wide`.
-    void sweep(std::int64_t panel, const std::vector<double>& wide, std::int64_t begin, std::int64_t end,
-               std::vector<Selection>& selections) const {
-        std::vector<double> block(static_cast<std::size_t>(kBlock * length_));
-        const std::int64_t size = panel_size(panel);
-        for (std::int64_t first = begin; first < end; first += kBlock) {
-            const std::int64_t count = std::min(kBlock, end - first);
-            for (std::int64_t b = 0; b < count; ++b) {
-                widen(bank_.row(first + b), bank_.dim, block.data() + b * length_);
-            }
-            std::int64_t q = 0;
-            for (; q + 4 <= size; q += 4) multiply<4>(panel, q, wide, block, first, count, selections);
-            for (; q < size; ++q) multiply<1>(panel, q, wide, block, first, count, selections);
-        }
-    }
-
-  private:
-    template <int Queries>
-    void multiply(std::int64_t panel, std::int64_t q, const std::vector<double>& wide, const std::vector<double>& block,
-                  std::int64_t first, std::int64_t count, std::vector<Selection>& selections) const {
-        for (std::int64_t b = 0; b < count; ++b) {
-            const std::int64_t index = first + b;
-            const auto products = dots<Queries>(wide.data() + q * length_, block.data() + b * length_, length_);
-            for (int i = 0; i < Queries; ++i) {
-                const std::int64_t query = panel * kPanel + q + i;
-                if (exclude_ != nullptr && exclude_[query] == index) continue;
-                const double norm =
-                    query_norms_[static_cast<std::size_t>(query)] * bank_norms_[static_cast<std::size_t>(index)];
-                const double score = norm > 0.0 ? products[static_cast<std::size_t>(i)] / norm : 0.0;
-                selections[static_cast<std::size_t>(q + i)].offer({score, index});
+    // Looks for queries [from, to) of the block in panels [first, last).
+    void screen(std::int64_t from, std::int64_t to, std::int64_t first, std::int64_t last, Findings& found) {
+        std::vector<float> bounds(static_cast<std::size_t>(kernels_.group * kPanelRows));
+        bool passed[kMaxGroup] = {};
+        const std::int64_t padded = padded_dim(bank_.dim);
+        for (std::int64_t q = from; q < to; q += kernels_.group) {
+            const std::int64_t count = std::min<std::int64_t>(kernels_.group, to - q);
+            for (std::int64_t i = q; i < q + count; ++i) raise(i, found);
+            const auto place = static_cast<std::size_t>(first_ + q);
+            const QueryGroup group{static_cast<int>(count), queries_.codes.get() + place * queries_.stride,
+                                   &queries_.scales[place], &queries_.residuals[place],
+                                   &found.limits[static_cast<std::size_t>(q)]};
+            for (std::int64_t panel = first; panel < last; ++panel) {
+                const std::int64_t row = panel * kPanelRows;
+                if (!kernels_.screen(group, padded / kGroupWidth, codes_.codes + row * padded, codes_.scales + row,
+                                     codes_.residuals + row, bounds.data(), passed)) {
+                    continue;
+                }
+                for (std::int64_t i = 0; i < count; ++i) {
+                    if (passed[i]) remember(q + i, row, &bounds[static_cast<std::size_t>(i * kPanelRows)], found);
+                }
             }
         }
     }
 
-    const Rows queries_;
-    const Rows bank_;
-    const std::int64_t* const exclude_;
-    const std::size_t k_;
-    const std::int64_t length_;
-    const std::vector<double> query_norms_;
-    const std::vector<double> bank_norms_;
-};
+    // Scores every row of [first, last) exactly for queries [from, to) of the block.
+    void score(std::int64_t from, std::int64_t to, std::int64_t first, std::int64_t last, Findings& found) const {
+        for (std::int64_t q = from; q < to; ++q) {
+            for (std::int64_t row = first; row < last; row += kExactRows) {
+                std::int64_t rows[kExactRows];
+                const int count = static_cast<int>(std::min<std::int64_t>(kExactRows, last - row));
+                for (int i = 0; i < count; ++i) rows[i] = row + i;
+                offer(q, rows, count, found);
+            }
+        }
+    }
 
-}  // namespace
-
-void cosine_topk(const Rows& queries, const Rows& bank, const std::int64_t* exclude, std::int64_t k, int threads,
-                 float* scores, std::int64_t* indices) {
-    const double work =
-        static_cast<double>(queries.count) * static_cast<double>(bank.count) * static_cast<double>(bank.dim);
-    if (work < kWorthThreads) threads = 1;
-    const Search search(queries, bank, exclude, k, threads);
-    std::fill_n(scores, queries.count * k, -std::numeric_limits<float>::infinity());
-    std::fill_n(indices, queries.count * k, std::int64_t{-1});
-
-    const auto write = [&](std::int64_t panel, std::vector<Selection>& selections) {
-        std::int64_t row = panel * kPanel * k;
-        for (Selection& selection : selections) {
-            std::int64_t place = row;
-            for (const Candidate& candidate : selection.take()) {
+    // Scores what still waits of queries [from, to) of the block, and writes the best of all findings.
+    void finish(std::int64_t from, std::int64_t to, std::vector<Findings>& all, float* scores, std::int64_t* indices) {
+        for (std::int64_t q = from; q < to; ++q) {
+            Findings& found = all.front();
+            const auto i = static_cast<std::size_t>(q);
+            for (Findings& other : all) {
+                raise(q, other);
+                settle(q, other);
+                if (&other != &found) found.best[i].merge(other.best[i]);
+            }
+            std::int64_t place = (first_ + q) * k_;
+            for (const Candidate& candidate : found.best[i].take()) {
                 scores[place] = static_cast<float>(candidate.score);
                 indices[place] = candidate.index;
                 ++place;
             }
-            row += k;
         }
+    }
+
+  private:
+    // Adopts what the other threads know of the query's k-th best score.
+    void raise(std::int64_t q, Findings& found) const {
+        const auto i = static_cast<std::size_t>(q);
+        found.limits[i] = std::max(found.limits[i], shared_[i].load(std::memory_order_relaxed));
+    }
+
+    void remember(std::int64_t q, std::int64_t row, const float* bounds, Findings& found) {
+        const auto i = static_cast<std::size_t>(q);
+        for (int r = 0; r < kPanelRows; ++r) {
+            if (bounds[r] < found.limits[i] || excluded(q, row + r)) continue;
+            if (found.waiting[i].capacity() == 0) found.waiting[i].reserve(kShortList);
+            found.waiting[i].push_back({bounds[r], row + r});
+            if (found.waiting[i].size() == kShortList) settle(q, found);
+        }
+    }
+
+    void settle(std::int64_t q, Findings& found) {
+        const auto i = static_cast<std::size_t>(q);
+        std::vector<Waiting>& waiting = found.waiting[i];
+        auto end = waiting.end();
+        std::make_heap(waiting.begin(), end, lower);
+        while (end != waiting.begin() && waiting.front().bound >= found.limits[i]) {
+            std::int64_t rows[kExactRows];
+            int count = 0;
+            while (count < kExactRows && end != waiting.begin() && waiting.front().bound >= found.limits[i]) {
+                rows[count++] = waiting.front().index;
+                std::pop_heap(waiting.begin(), end--, lower);
+            }
+            offer(q, rows, count, found);
+        }
+        waiting.clear();
+        float known = shared_[i].load(std::memory_order_relaxed);
+        while (known < found.limits[i] && !shared_[i].compare_exchange_weak(known, found.limits[i])) continue;
+    }
+
+    // Scores these rows exactly.
+    void offer(std::int64_t q, const std::int64_t* rows, int count, Findings& found) const {
+        const float* places[kExactRows];
+        double dots[kExactRows];
+        for (int r = 0; r < count; ++r) places[r] = bank_.row(rows[r]);
+        kernels_.dots(queries_.rows.row(first_ + q), places, count, bank_.dim, dots);
+        const auto i = static_cast<std::size_t>(q);
+        for (int r = 0; r < count; ++r) {
+            if (excluded(q, rows[r])) continue;
+            const double norm = queries_.norms[static_cast<std::size_t>(first_) + i] * codes_.norms[rows[r]];
+            found.best[i].offer({norm > 0.0 ? dots[r] / norm : 0.0, rows[r]});
+        }
+        found.limits[i] = std::max(found.limits[i], found.best[i].limit());
+    }
+
+    bool excluded(std::int64_t q, std::int64_t row) const { return exclude_ != nullptr && exclude_[first_ + q] == row; }
+
+    const Kernels kernels_;
+    const Queries& queries_;
+    const Rows bank_;
+    const Codes codes_;
+    const std::int64_t* const exclude_;
+    const std::int64_t k_;
+    std::int64_t first_ = 0;
+    std::vector<std::atomic<float>> shared_;  // the highest limit that any thread knows, for each query of the block
+};
+
+// Rows [first, last) of the bank, prepared before they are searched for the first time.
+using Prepare = std::function<void(std::int64_t first, std::int64_t last)>;
+
+void run(const Rows& query_rows, const Rows& bank, const Codes& codes, const std::int64_t* exclude, std::int64_t k,
+         int threads, const Prepare& prepare, float* scores, std::int64_t* indices) {
+    std::fill_n(scores, query_rows.count * k, kLowest);
+    std::fill_n(indices, query_rows.count * k, std::int64_t{-1});
+    const Kernels kernels = kernels_of(instruction_set());
+    const double products = static_cast<double>(query_rows.count) * static_cast<double>(bank.count * bank.dim);
+    if (products < 8.0 * kWorthThreads) threads = 1;
+    const Queries queries(kernels, query_rows, threads);
+    Search search(kernels, queries, bank, codes, exclude, k);
+
+    const std::int64_t panels = std::max<std::int64_t>(1, kSliceBytes / (kPanelRows * padded_dim(bank.dim)));
+    const std::int64_t slice = panels * kPanelRows;
+    const std::int64_t slices = ceil_div(bank.count, slice);
+    const auto look = [&](std::int64_t from, std::int64_t to, std::int64_t i, Findings& found) {
+        const std::int64_t first = i * slice, last = std::min(bank.count, first + slice);
+        const std::int64_t screened = std::clamp(codes.panels * kPanelRows, first, last);
+        search.screen(from, to, first / kPanelRows, screened / kPanelRows, found);
+        search.score(from, to, screened, last, found);
     };
 
-    if (search.panels() >= threads) {
-        parallel_for(search.panels(), threads, [&](std::int64_t panel, int) {
-            std::vector<Selection> selections = search.selections(panel);
-            search.sweep(panel, search.widened(panel), 0, bank.count, selections);
-            write(panel, selections);
-        });
-        return;
+    const bool by_queries = slices < 2 * threads && query_rows.count > threads;
+    if (by_queries && prepare) {
+        parallel_for(slices, threads,
+                     [&](std::int64_t i, int) { prepare(i * slice, std::min(bank.count, (i + 1) * slice)); });
     }
-    for (std::int64_t panel = 0; panel < search.panels(); ++panel) {
-        const std::vector<double> wide = search.widened(panel);
-        std::vector<std::vector<Selection>> found(static_cast<std::size_t>(threads), search.selections(panel));
-        parallel_for(ceil_div(bank.count, kSlice), threads, [&](std::int64_t slice, int worker) {
-            search.sweep(panel, wide, slice * kSlice, std::min(bank.count, (slice + 1) * kSlice),
-                         found[static_cast<std::size_t>(worker)]);
-        });
-        for (std::size_t worker = 1; worker < found.size(); ++worker) {
-            for (std::size_t q = 0; q < found[0].size(); ++q) found[0][q].merge(found[worker][q]);
+    for (std::int64_t first = 0; first < query_rows.count; first += kBlock) {
+        const std::int64_t count = std::min(kBlock, query_rows.count - first);
+        const std::int64_t part = ceil_div(ceil_div(count, 2 * threads), kernels.group) * kernels.group;
+        search.begin(first);
+        if (by_queries) {
+            parallel_for(ceil_div(count, part), threads, [&](std::int64_t task, int) {
+                std::vector<Findings> found(1, Findings(count, search.kept()));
+                const std::int64_t from = task * part, to = std::min(count, from + part);
+                for (std::int64_t i = 0; i < slices; ++i) look(from, to, i, found.front());
+                search.finish(from, to, found, scores, indices);
+            });
+            continue;
         }
-        write(panel, found[0]);
+        std::vector<Findings> found(static_cast<std::size_t>(threads), Findings(count, search.kept()));
+        parallel_for(slices, threads, [&](std::int64_t i, int worker) {
+            if (first == 0 && prepare) prepare(i * slice, std::min(bank.count, (i + 1) * slice));
+            look(0, count, i, found[static_cast<std::size_t>(worker)]);
+        });
+        parallel_for(ceil_div(count, part), count < 64 ? 1 : threads, [&](std::int64_t task, int) {
+            search.finish(task * part, std::min(count, (task + 1) * part), found, scores, indices);
+        });
     }
+}
+
+}  // namespace
+
+void cosine_topk(const Rows& queries, const Rows& bank, const Codes& codes, const std::int64_t* exclude, std::int64_t k,
+                 int threads, float* scores, std::int64_t* indices) {
+    run(queries, bank, codes, exclude, k, threads, nullptr, scores, indices);
+}
+
+void cosine_topk(const Rows& queries, const Rows& bank, const std::int64_t* exclude, std::int64_t k, int threads,
+                 float* scores, std::int64_t* indices) {
+    const std::int64_t panels = queries.count < kFewQueries ? 0 : panels_of(bank.count, bank.dim);
+    const auto rows = static_cast<std::size_t>(panels * kPanelRows);
+    const std::unique_ptr<double[]> norms(new double[static_cast<std::size_t>(bank.count)]);
+    const std::unique_ptr<std::int8_t[]> copy(new std::int8_t[rows * static_cast<std::size_t>(padded_dim(bank.dim))]);
+    const std::unique_ptr<float[]> scales(new float[rows]), residuals(new float[rows]);
+    const Codes codes{panels, norms.get(), copy.get(), scales.get(), residuals.get()};
+    Encoder encoder(kernels_of(instruction_set()), bank, codes);
+    run(
+        queries, bank, codes, exclude, k, threads,
+        [&](std::int64_t first, std::int64_t last) { encoder.encode(first, last); }, scores, indices);
+    if (queries.count == 0) encoder.encode(0, bank.count);  // checked even if there is nothing to look for
+    encoder.check("bank");
 }
 
 }  // namespace pymetaner

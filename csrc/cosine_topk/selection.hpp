@@ -1,9 +1,11 @@
-// The k best of a stream of candidates.
+// The k best of a stream of candidates, and the candidates that wait to be scored.
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <vector>
 
 namespace pymetaner {
@@ -39,6 +41,16 @@ class Selection {
         for (const Candidate& candidate : other.kept_) offer(candidate);
     }
 
+    // What a candidate must score, at least, to be kept, rounded down.
+    float limit() const {
+        if (kept_.size() < k_) return -std::numeric_limits<float>::infinity();
+        if (k_ == 0) return std::numeric_limits<float>::infinity();
+        const auto rounded = static_cast<float>(kept_.front().score);
+        return static_cast<double>(rounded) <= kept_.front().score
+                   ? rounded
+                   : std::nextafter(rounded, -std::numeric_limits<float>::infinity());
+    }
+
     // The kept candidates in order; the selection is empty afterwards.
     std::vector<Candidate> take() {
         std::sort_heap(kept_.begin(), kept_.end(), before);
@@ -49,5 +61,15 @@ class Selection {
     std::size_t k_;
     std::vector<Candidate> kept_;
 };
+
+// A vector whose cosine is at most `bound`.
+struct Waiting {
+    float bound;
+    std::int64_t index;
+};
+
+inline bool lower(const Waiting& a, const Waiting& b) {
+    return a.bound < b.bound;
+}
 
 }  // namespace pymetaner

@@ -2,8 +2,21 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 namespace pymetaner {
+
+// Numbers of 16 bits, by their bits.
+struct BFloat16 {
+    std::uint16_t bits;
+};
+struct Float16 {
+    std::uint16_t bits;
+};
+
+// The type of losses and gradients: float64 for float64 logits, float32 for all others.
+template <typename Logit>
+using ResultOf = std::conditional_t<std::is_same_v<Logit, double>, double, float>;
 
 // Of each sentence: mean cross-entropy of its counted tokens + lambda_max * the largest of them (the first on ties).
 //
@@ -12,16 +25,13 @@ namespace pymetaner {
 // loss: (sentences); gradient: like logits, d loss[b] / d logits[b]. A sentence without a counted token has loss 0; a
 // token that is not counted has gradient 0, whatever its logits hold.
 //
-// Everything is computed in float64 and rounded once; a sentence is one thread's, so the answer does not depend on
-// the number of threads. Throws InvalidInput, naming the place, for a label that is neither.
-template <typename Real>
-void masked_token_loss(const Real* logits, const std::int64_t* labels, std::int64_t sentences, std::int64_t tokens,
-                       std::int64_t classes, double lambda_max, std::int64_t ignore_index, int threads, Real* loss,
-                       Real* gradient);
-
-extern template void masked_token_loss<float>(const float*, const std::int64_t*, std::int64_t, std::int64_t,
-                                              std::int64_t, double, std::int64_t, int, float*, float*);
-extern template void masked_token_loss<double>(const double*, const std::int64_t*, std::int64_t, std::int64_t,
-                                               std::int64_t, double, std::int64_t, int, double*, double*);
+// Losses are summed in float64; how exact the gradient is, sentence.hpp tells: within 1e-6 of float64, relative to the
+// largest element of its token, for logits of 32 bits or fewer. A sentence is one thread's, so the answer does not
+// depend on the number of threads, nor on the instruction set. Throws InvalidInput, naming the place, for a label that
+// is neither.
+template <typename Logit>
+void masked_token_loss(const Logit* logits, const std::int64_t* labels, std::int64_t sentences, std::int64_t tokens,
+                       std::int64_t classes, double lambda_max, std::int64_t ignore_index, int threads,
+                       ResultOf<Logit>* loss, ResultOf<Logit>* gradient);
 
 }  // namespace pymetaner

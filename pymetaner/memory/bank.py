@@ -1,4 +1,4 @@
-"""The vectors of a memory in RAM: one contiguous float32 array, ready for the top-k kernel."""
+"""The vectors of a memory in RAM, ready for the top-k kernel, and their ids."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+from pymetaner.ops import CosineBank
 
 __all__ = ["Bank"]
 
@@ -15,8 +17,8 @@ Item = TypeVar("Item", bound=np.generic)
 class Bank:
     """Unit vectors and their ids, ascending by id.
 
-    `ids` and `vectors` are snapshots: an append writes only behind them, a removal copies what stays. So a search may
-    go on reading them without a lock while the bank changes.
+    `ids`, `vectors` and `rows` are snapshots: an append writes only behind them, a removal copies what stays. So a
+    search may go on reading them without a lock while the bank changes.
 
     Args:
         dim: the length of a vector.
@@ -31,54 +33,52 @@ class Bank:
 
     def __init__(self, dim: int) -> None:
         self.dim = dim
-        self._count = 0
         self._ids = np.empty(0, np.int64)
-        self._vectors = np.empty((0, dim), np.float32)
+        self._rows = CosineBank(max(dim, 1))  # before a memory knows its encoder there are no dimensions, and no rows
 
     def __len__(self) -> int:
-        return self._count
+        return len(self._rows)
 
     @property
     def ids(self) -> NDArray[np.int64]:
         """The ids (N,), ascending; a read-only view."""
-        return _read_only(self._ids[: self._count])
+        return _read_only(self._ids[: len(self)])
 
     @property
     def vectors(self) -> NDArray[np.float32]:
         """The vectors (N, dim), in the order of `ids`; a read-only view."""
-        return _read_only(self._vectors[: self._count])
+        return self._rows.vectors[:, : self.dim]
+
+    @property
+    def rows(self) -> CosineBank:
+        """The vectors with what a search needs beside them; a snapshot."""
+        return self._rows.snapshot()
 
     @property
     def last(self) -> int:
         """The largest id, 0 if there is none."""
-        return int(self._ids[self._count - 1]) if self._count else 0
+        return int(self._ids[len(self) - 1]) if len(self) else 0
 
     def __contains__(self, key: int) -> bool:
-        row = int(np.searchsorted(self._ids[: self._count], key))
-        return row < self._count and int(self._ids[row]) == key
+        row = int(np.searchsorted(self._ids[: len(self)], key))
+        return row < len(self) and int(self._ids[row]) == key
 
     def append(self, ids: NDArray[np.int64], vectors: NDArray[np.float32]) -> None:
         """Adds rows behind the others; the ids must ascend and be larger than `last`."""
-        count = self._count + len(ids)
+        count = len(self) + len(ids)
         if count > len(self._ids):
-            self._move(np.arange(self._count), count)
-        self._ids[self._count : count] = ids
-        self._vectors[self._count : count] = vectors
-        self._count = count  # last: whoever reads without the lock sees only complete rows
+            # Twice the room of before, so that appends cost O(1) amortised.
+            grown = np.empty(max(64, 1 << max(count - 1, 0).bit_length()), np.int64)
+            grown[: len(self)] = self._ids[: len(self)]
+            self._ids = grown
+        self._ids[len(self) : count] = ids
+        self._rows.append(vectors)  # last: whoever reads without the lock sees only complete rows
 
     def keep(self, ids: NDArray[np.int64]) -> None:
         """Drops every row whose id is not among `ids`."""
-        rows = np.flatnonzero(np.isin(self._ids[: self._count], ids))
-        self._move(rows, len(rows))
-        self._count = len(rows)
-
-    def _move(self, rows: NDArray[np.intp], count: int) -> None:
-        """Copies rows into new arrays with room for `count` or more: a power of two, so appends cost O(1) amortised."""
-        capacity = max(64, 1 << max(count - 1, 0).bit_length())
-        ids, vectors = np.empty(capacity, np.int64), np.empty((capacity, self.dim), np.float32)
-        np.take(self._ids, rows, out=ids[: len(rows)], mode="clip")  # without a mode NumPy copies twice
-        np.take(self._vectors, rows, axis=0, out=vectors[: len(rows)], mode="clip")
-        self._ids, self._vectors = ids, vectors
+        rows = np.flatnonzero(np.isin(self._ids[: len(self)], ids))
+        self._ids = self._ids[rows]
+        self._rows.keep(rows)
 
 
 def _read_only(view: NDArray[Item]) -> NDArray[Item]:

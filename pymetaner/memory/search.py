@@ -12,7 +12,6 @@ from pymetaner.errors import EncoderMismatchError, InputError, SettingError
 from pymetaner.memory.mirror import Mirror
 from pymetaner.memory.records import words_digest
 from pymetaner.memory.store import Store
-from pymetaner.ops import cosine_topk
 from pymetaner.sentence import Sentence
 
 __all__ = ["Hit", "ids_of", "search"]
@@ -47,15 +46,15 @@ def search(
         raise SettingError(f"{len(itself)} items to exclude for {len(queries)} queries: give one a query")
     while True:
         with mirror.current() as store:
-            ids, bank = mirror.bank.ids, mirror.bank.vectors
+            ids, bank = mirror.bank.ids, mirror.bank.rows
             excluded = [ids_of(store, item) for item in itself]
         if not len(ids) or not len(queries):
             return [[] for _ in queries]
-        if queries.shape[1] != bank.shape[1]:
+        if queries.shape[1] != bank.dim:
             raise EncoderMismatchError(
-                f"queries of {queries.shape[1]} dimensions for a memory of {bank.shape[1]}: embed them with its encoder"
+                f"queries of {queries.shape[1]} dimensions for a memory of {bank.dim}: embed them with its encoder"
             )
-        scores, rows = cosine_topk(queries, bank, min(k + max(map(len, excluded)), len(ids)))
+        scores, rows = bank.search(queries, min(k + max(map(len, excluded)), len(ids)))
         best = [
             [(key, score) for key, score in zip(keys, row, strict=True) if key not in out][:k]
             for keys, row, out in zip(ids[rows].tolist(), scores.tolist(), excluded, strict=True)

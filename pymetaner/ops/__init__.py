@@ -2,19 +2,27 @@
 
 `PYMETANER_BACKEND=reference` in the environment runs everything without the compiled extension,
 `PYMETANER_BACKEND=native` insists on it; without either the extension is used if it can be imported.
+`PYMETANER_SIMD=scalar|avx2|avx512|amx|neon` makes the extension use that instruction set rather than the widest.
 """
 
 from __future__ import annotations
 
 from pymetaner.ops.backends import backend, use_backend
-from pymetaner.ops.loss import masked_token_loss, masked_token_loss_reference
+from pymetaner.ops.bank import CosineBank
+from pymetaner.ops.loss import (
+    masked_token_loss,
+    masked_token_loss_reference,
+    masked_token_loss_with_gradient,
+)
 from pymetaner.ops.topk import cosine_topk, cosine_topk_reference
 
 __all__ = [
+    "CosineBank",
     "backend",
     "cosine_topk",
     "cosine_topk_reference",
     "masked_token_loss",
     "masked_token_loss_reference",
+    "masked_token_loss_with_gradient",
     "use_backend",
 ]

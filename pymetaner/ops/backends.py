@@ -13,7 +13,7 @@ import torch
 
 from pymetaner.errors import BackendError
 
-__all__ = ["Backend", "backend", "extension", "plain", "use_backend"]
+__all__ = ["Backend", "backend", "extension", "plain", "runs_natively", "use_backend"]
 
 Backend = Literal["native", "reference"]
 
@@ -34,7 +34,8 @@ except ImportError as error:
 def backend() -> Backend:
     """``"native"`` if the compiled extension runs the operations on the CPU, ``"reference"`` if PyTorch does.
 
-    Tensors on other devices always go to the reference.
+    Tensors on CUDA go to `pymetaner._cuda` if ``PYMETANER_BACKEND=native`` asks for it, else to the reference; tensors
+    on other devices always do.
 
     Raises:
         BackendError: if ``PYMETANER_BACKEND`` is neither, or asks for an extension that cannot be imported.
@@ -42,7 +43,7 @@ def backend() -> Backend:
     if _wanted is not None and _wanted not in get_args(Backend):
         raise BackendError(f"PYMETANER_BACKEND is {_wanted!r}: set it to 'native' or 'reference', or leave it unset")
     if _wanted == "native":
-        extension()
+        _imported()
     if _wanted is None:
         if _extension is None:
             _warn_once()
@@ -50,12 +51,30 @@ def backend() -> Backend:
     return cast(Backend, _wanted)
 
 
+def runs_natively(tensor: torch.Tensor) -> bool:
+    """Whether an operation on this tensor goes to a kernel. On CUDA only if that was asked for by name: those kernels
+    are younger than the others, and have been compiled on more machines than they have been run on."""
+    if tensor.device.type == "cpu":
+        return backend() == "native"
+    return tensor.device.type == "cuda" and _wanted == "native"
+
+
 def extension() -> ModuleType:
-    """The compiled extension.
+    """The compiled extension, ready for use.
 
     Raises:
-        BackendError: if it cannot be imported, with the reason and the command that installs it.
+        BackendError: if it cannot be imported, with the reason and the command that installs it, or if
+            ``PYMETANER_SIMD`` names an instruction set that is not to be had.
     """
+    module = _imported()
+    try:
+        module.instruction_set()  # reads PYMETANER_SIMD the first time
+    except RuntimeError as error:
+        raise BackendError(str(error)) from None
+    return module
+
+
+def _imported() -> ModuleType:
     if _extension is None:
         raise BackendError(
             f"the compiled extension pymetaner._cpu cannot be imported ({_failure}): build it with\n    {_INSTALL}\n"

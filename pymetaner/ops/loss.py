@@ -10,9 +10,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from pymetaner.errors import InputError, SettingError
-from pymetaner.ops.backends import backend, extension, plain
+from pymetaner.ops import cuda
+from pymetaner.ops.backends import extension, plain, runs_natively
 
-__all__ = ["masked_token_loss", "masked_token_loss_reference"]
+__all__ = ["masked_token_loss", "masked_token_loss_reference", "masked_token_loss_with_gradient"]
 
 
 def masked_token_loss(
@@ -46,9 +47,15 @@ def masked_token_loss(
         tensor([1.3863])
     """
     _check(logits, labels, lambda_max, ignore_index, sentence_weights)
-    if logits.device.type == "cpu" and backend() == "native":
-        operator = _run if plain(logits) else torch.ops.pymetaner.masked_token_loss
-        loss, _ = operator(_widened(logits), labels, float(lambda_max), ignore_index)
+    # The transforms of torch.func see into PyTorch's own operations only.
+    if _native(logits) and not torch._C._are_functorch_transforms_active():
+        arguments = (logits, labels, float(lambda_max), ignore_index)
+        if plain(logits):
+            loss, _ = _run(*arguments)
+        elif torch.compiler.is_compiling():
+            loss, _ = torch.ops.pymetaner.masked_token_loss(*arguments)
+        else:
+            loss, _ = _MaskedTokenLoss.apply(*arguments)  # type: ignore[no-untyped-call]
     else:
         loss = _reference(logits, labels, lambda_max, ignore_index)
     return _weighted(loss, sentence_weights)
@@ -64,6 +71,27 @@ def masked_token_loss_reference(
     """The same as `masked_token_loss` in plain PyTorch, on any device, differentiable any number of times."""
     _check(logits, labels, lambda_max, ignore_index, sentence_weights)
     return _weighted(_reference(logits, labels, lambda_max, ignore_index), sentence_weights)
+
+
+def masked_token_loss_with_gradient(
+    logits: Tensor, labels: Tensor, lambda_max: float, ignore_index: int = -100
+) -> tuple[Tensor, Tensor]:
+    """The losses (B,) of `masked_token_loss`, and the gradient (B, T, C) of each with respect to its own logits.
+
+    For code that goes on from the logits by itself, ``logits.backward(weights[:, None, None] * gradient)``: one pass,
+    without what autograd costs. Both are float64 for float64 logits, float32 for all others, and carry no graph.
+
+    Arguments and errors are those of `masked_token_loss`.
+
+    Example:
+        >>> logits = torch.zeros(1, 3, 2)
+        >>> loss, gradient = masked_token_loss_with_gradient(logits, torch.tensor([[0, 1, -100]]), lambda_max=1.0)
+        >>> gradient[0, 1]
+        tensor([ 0.2500, -0.2500])
+    """
+    _check(logits, labels, lambda_max, ignore_index, None)
+    with torch.no_grad():
+        return _run(logits, labels, float(lambda_max), ignore_index)
 
 
 def _reference(logits: Tensor, labels: Tensor, lambda_max: float, ignore_index: int) -> Tensor:
@@ -140,10 +168,19 @@ def _check_labels(labels: Tensor, classes: int, ignore_index: int) -> None:
         )
 
 
+def _native(logits: Tensor) -> bool:
+    return runs_natively(logits) and (not logits.is_cuda or cuda.supports(logits))
+
+
 def _run(logits: Tensor, labels: Tensor, lambda_max: float, ignore_index: int = -100) -> tuple[Tensor, Tensor]:
     """Losses (B,) and the gradient of each with respect to its own logits (B, T, C), in one pass."""
-    if logits.device.type == "cpu" and backend() == "native":
-        arrays = [x.detach().contiguous().numpy() for x in (logits, labels)]
+    if _native(logits) and logits.is_cuda:
+        return cuda.masked_token_loss_with_gradient(logits, labels, lambda_max, ignore_index)
+    if _native(logits):
+        logits = logits.detach()
+        if logits.dtype == torch.bfloat16:
+            logits = logits.view(torch.int16)  # NumPy has no bfloat16; the extension takes its bits for it
+        arrays = [x.contiguous().numpy() for x in (logits, labels)]
         try:
             loss, gradient = extension().masked_token_loss(*arrays, lambda_max, ignore_index, torch.get_num_threads())
         except ValueError as error:
@@ -166,7 +203,9 @@ _op = torch.library.custom_op(
 
 @_op.register_fake
 def _(logits: Tensor, labels: Tensor, lambda_max: float, ignore_index: int = -100) -> tuple[Tensor, Tensor]:
-    return logits.new_empty(logits.shape[:1]), torch.empty_like(logits, memory_format=torch.contiguous_format)
+    dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
+    gradient = torch.empty_like(logits, dtype=dtype, memory_format=torch.contiguous_format)
+    return logits.new_empty(logits.shape[:1], dtype=dtype), gradient
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -180,7 +219,7 @@ def _backward(ctx: Any, grad: Tensor | None, grad_gradient: Tensor | None) -> tu
     to_logits = None if grad is None else grad[:, None, None] * gradient
     if grad_gradient is not None:  # the second derivative, which the kernel does not give
         to_logits = (0 if to_logits is None else to_logits) + _second(ctx, logits, labels, grad_gradient)
-    return to_logits, None, None, None
+    return None if to_logits is None else to_logits.to(logits.dtype), None, None, None
 
 
 def _second(ctx: Any, logits: Tensor, labels: Tensor, grad_gradient: Tensor) -> Tensor:
@@ -192,3 +231,19 @@ def _second(ctx: Any, logits: Tensor, labels: Tensor, grad_gradient: Tensor) -> 
 
 
 _op.register_autograd(_backward, setup_context=_setup_context)
+
+
+class _MaskedTokenLoss(torch.autograd.Function):
+    """The operator for eager code: its registration with autograd takes longer than the kernel.
+
+    For the same reason the context is set up in `forward`: a `setup_context` has its arguments bound by inspection at
+    each call.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor]:
+        output = _run(*inputs)
+        _setup_context(ctx, inputs, output)
+        return output
+
+    backward = staticmethod(_backward)

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pymetaner.errors import InputError, SettingError
-from pymetaner.ops.backends import backend, extension, plain
+from pymetaner.ops import cuda
+from pymetaner.ops.backends import extension, plain, runs_natively
 
 __all__ = ["cosine_topk", "cosine_topk_reference"]
 
@@ -224,9 +225,11 @@ def _native(queries: Tensor, bank: Tensor, k: int, exclude: Tensor | None) -> tu
 
 
 def _run(queries: Tensor, bank: Tensor, k: int, exclude: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    if queries.device.type == "cpu" and backend() == "native":
+    if runs_natively(queries) and not queries.is_cuda:
         _check_excluded(bank, exclude)
         return _native(queries, bank, k, exclude)
+    if runs_natively(queries) and k <= cuda.extension().max_k:
+        return cuda.cosine_topk(queries, bank, k, exclude)
     return cosine_topk_reference(queries, bank, k, exclude)
 
 

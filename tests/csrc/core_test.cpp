@@ -1,5 +1,5 @@
-// The core without Python, small enough for the sanitizers: threads, the top-k against a full sort, the gradient
-// against finite differences.
+// The core without Python, small enough for the sanitizers, on every instruction set of the machine: threads, the top-k
+// against a full sort, the gradient against finite differences, and the lists that the CUDA kernels keep.
 #include <algorithm>
 #include <atomic>
 #include <cmath>
@@ -8,12 +8,15 @@
 #include <limits>
 #include <numeric>
 #include <random>
+#include <string>
 #include <vector>
 
 #include "common/elementary.hpp"
 #include "common/error.hpp"
+#include "common/instruction_set.hpp"
 #include "common/parallel.hpp"
 #include "cosine_topk/cosine_topk.hpp"
+#include "cosine_topk/ranking.hpp"
 #include "masked_token_loss/masked_token_loss.hpp"
 
 namespace {
@@ -69,6 +72,53 @@ void test_elementary() {
     require(std::isnan(pymetaner::exp_nonpositive(nan)) && std::isnan(pymetaner::log_of_sum(nan)), "NaN stays NaN");
 }
 
+void test_instruction_sets() {
+    const std::vector<std::string> sets = pymetaner::instruction_sets();
+    require(!sets.empty() && sets.front() == "scalar", "there is always the scalar path");
+    pymetaner::use_instruction_set(sets.back());
+    require(pymetaner::name_of(pymetaner::instruction_set()) == sets.back(), "a set that is asked for is used");
+    bool refused = false;
+    try {
+        pymetaner::use_instruction_set("fast");
+    } catch (const pymetaner::InstructionSetError&) {
+        refused = true;
+    }
+    require(refused && pymetaner::name_of(pymetaner::instruction_set()) == sets.back(), "an unknown set is refused");
+}
+
+void test_float_exponential() {
+    for (float x = 0.0F; x > -87.0F; x -= 0.000917F) {
+        const double right = std::exp(static_cast<double>(x));
+        require(std::fabs(pymetaner::exp_nonpositive(x) / right - 1.0) < 2.5e-7, "the float exponential is right");
+    }
+    const float infinity = std::numeric_limits<float>::infinity();
+    require(pymetaner::exp_nonpositive(0.0F) == 1.0F && pymetaner::exp_nonpositive(-infinity) == 0.0F, "1 and 0 exact");
+    require(std::isnan(pymetaner::exp_nonpositive(std::numeric_limits<float>::quiet_NaN())), "NaN stays NaN");
+}
+
+void test_ranking() {
+    std::mt19937 generator(3);
+    for (const int room : {1, 4, 32}) {
+        std::vector<pymetaner::Ranked<float>> list(static_cast<std::size_t>(room)), all;
+        float highest_dropped = -1.0F;
+        int size = 0;
+        for (std::int64_t index = 0; index < 200; ++index) {
+            const pymetaner::Ranked<float> item{static_cast<float>(generator() % 50), (index * 37) % 200};
+            all.push_back(item);
+            float dropped = -1.0F;
+            const bool full = pymetaner::insert(list.data(), room, &size, item, &dropped);
+            require(full == (index >= room), "something leaves exactly if the list is full");
+            highest_dropped = std::max(highest_dropped, dropped);
+        }
+        std::sort(all.begin(), all.end(), pymetaner::ranks_before<float>);
+        for (int i = 0; i < room; ++i) {
+            const auto place = static_cast<std::size_t>(i);
+            require(list[place].score == all[place].score && list[place].index == all[place].index, "the best stay");
+        }
+        require(highest_dropped == all[static_cast<std::size_t>(room)].score, "the best that left is known");
+    }
+}
+
 void test_cosine_topk() {
     std::mt19937 generator(0);
     constexpr std::int64_t dim = 19;
@@ -105,15 +155,25 @@ void test_cosine_topk() {
                 std::vector<std::int64_t> indices(static_cast<std::size_t>(count * k));
                 pymetaner::cosine_topk(queries, bank, nullptr, k, threads, scores.data(), indices.data());
                 require(indices == expected, "cosine_topk finds what a full sort finds");
+
+                const std::int64_t panels = pymetaner::panels_of(size, dim);
+                std::vector<double> norms(static_cast<std::size_t>(size));
+                std::vector<std::int8_t> codes(static_cast<std::size_t>(panels * 16 * pymetaner::padded_dim(dim)));
+                std::vector<float> scales(static_cast<std::size_t>(panels * 16)), residuals(scales.size());
+                const pymetaner::Codes encoded{panels, norms.data(), codes.data(), scales.data(), residuals.data()};
+                pymetaner::encode(bank, threads, encoded);
+                std::fill(indices.begin(), indices.end(), -2);
+                pymetaner::cosine_topk(queries, bank, encoded, nullptr, k, threads, scores.data(), indices.data());
+                require(indices == expected, "and so it does in an encoded bank");
             }
         }
     }
     std::vector<float> bad(8, 1.0F);
     bad[5] = std::numeric_limits<float>::quiet_NaN();
     const pymetaner::Rows rows{bad.data(), 2, 4, 4};
-    float score = 0.0F;
-    std::int64_t index = 0;
-    require(throws([&] { pymetaner::cosine_topk(rows, {bad.data(), 1, 4, 4}, nullptr, 1, 2, &score, &index); }),
+    float scores[2];
+    std::int64_t indices[2];
+    require(throws([&] { pymetaner::cosine_topk(rows, {bad.data(), 1, 4, 4}, nullptr, 1, 2, scores, indices); }),
             "NaN is refused");
 }
 
@@ -160,7 +220,13 @@ void test_masked_token_loss() {
 int main() {
     test_parallel_for();
     test_elementary();
-    test_cosine_topk();
-    test_masked_token_loss();
+    test_float_exponential();
+    test_ranking();
+    test_instruction_sets();
+    for (const std::string& set : pymetaner::instruction_sets()) {
+        pymetaner::use_instruction_set(set);
+        test_cosine_topk();
+        test_masked_token_loss();
+    }
     std::puts("core: all tests passed");
 }

@@ -10,16 +10,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from op_backends import BACKENDS, using
 
-from pymetaner import ops
+from pymetaner import _cpu, ops
 from pymetaner.errors import InputError, SettingError
 
-try:
-    from pymetaner import _cpu
-except ImportError:
-    pytest.skip("needs the compiled extension", allow_module_level=True)
-
-BACKENDS = ("native", "reference")
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
@@ -71,7 +66,7 @@ def loss_and_gradient(logits, labels, lambda_max, **settings):
 )
 def test_equals_the_oracle(backend, seed, shape, dtype, lambda_max, ignored):
     logits, labels = example(seed, shape, dtype, ignored)
-    with ops.use_backend(backend):
+    with using(backend):
         loss, gradient = loss_and_gradient(logits, labels, lambda_max)
     losses, gradients = oracle(logits, labels, lambda_max)
     assert loss.dtype == (torch.float64 if dtype == torch.float64 else torch.float32) and gradient.dtype == dtype
@@ -90,7 +85,7 @@ def test_gradcheck(backend):
     def loss(x, w):
         return ops.masked_token_loss(x, labels, 1.5, sentence_weights=w)
 
-    with ops.use_backend(backend):
+    with using(backend):
         assert torch.autograd.gradcheck(loss, (logits, weights))
         assert torch.autograd.gradgradcheck(loss, (logits, weights))
 
@@ -98,7 +93,7 @@ def test_gradcheck(backend):
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_operator_registrations(backend):
     logits, labels = example(1, (3, 4, 5), torch.float32)
-    with ops.use_backend(backend):
+    with using(backend):
         other = (logits.double(), labels.masked_fill(labels == -100, 7), 0.0, 7)
         for arguments in ((logits.requires_grad_(), labels, 2.0), other):
             torch.library.opcheck(torch.ops.pymetaner.masked_token_loss, arguments)
@@ -109,17 +104,64 @@ def test_operator_registrations(backend):
 def test_the_operator_gives_loss_and_gradient(backend, dtype):
     logits, labels = example(2, (6, 9, 4), dtype)
     losses, gradients = oracle(logits, labels, 2.0)
-    with ops.use_backend(backend):
+    with using(backend):
         loss, gradient = torch.ops.pymetaner.masked_token_loss(logits, labels, 2.0)
     np.testing.assert_allclose(loss.double().numpy(), losses, rtol=1e-6)
     np.testing.assert_allclose(gradient.double().numpy(), gradients, atol=5e-7)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_loss_and_gradient_in_one_pass(backend, dtype):
+    logits, labels = example(9, (5, 21, 13), dtype)
+    losses, gradients = oracle(logits, labels, 2.0)
+    with using(backend):
+        loss, gradient = ops.masked_token_loss_with_gradient(logits.requires_grad_(), labels, 2.0)
+    assert not loss.requires_grad and not gradient.requires_grad
+    assert loss.dtype == gradient.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    np.testing.assert_allclose(loss.double().numpy(), losses, rtol=1e-6)
+    np.testing.assert_allclose(gradient.double().numpy(), gradients, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("backend", BACKENDS[1:-1])
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    shape=st.tuples(st.integers(1, 5), st.integers(1, 40), st.integers(1, 80)),
+    dtype=st.sampled_from(DTYPES),
+    spread=st.sampled_from([1e-3, 1.0, 60.0]),
+)
+def test_every_instruction_set_gives_the_bits_of_the_scalar_path(backend, seed, shape, dtype, spread):
+    logits, labels = example(seed, shape, torch.float64)
+    logits = (logits * spread).to(dtype)
+    with using("scalar"):
+        expected = ops.masked_token_loss_with_gradient(logits, labels, 2.0)
+    with using(backend):
+        for actual, wanted in zip(ops.masked_token_loss_with_gradient(logits, labels, 2.0), expected, strict=True):
+            assert torch.equal(actual, wanted)
+
+
+def test_every_number_of_16_bits_is_read_right():
+    bits = torch.arange(-(2**15), 2**15).to(torch.int16)
+    labels = torch.zeros(2**16, 1, dtype=torch.int64)
+    for dtype in (torch.bfloat16, torch.float16):
+        logits = torch.stack([torch.zeros_like(bits), bits], dim=-1).view(dtype)[:, None]
+        expected = ops.masked_token_loss_with_gradient(logits.float(), labels, 0.0)
+        for actual, wanted in zip(ops.masked_token_loss_with_gradient(logits, labels, 0.0), expected, strict=True):
+            torch.testing.assert_close(actual, wanted, rtol=0, atol=0, equal_nan=True)
+
+
+def test_torch_func_differentiates_it():
+    logits, labels = example(10, (3, 6, 5), torch.float32)
+    gradient = torch.func.grad(lambda x: ops.masked_token_loss(x, labels, 2.0).sum())(logits)
+    torch.testing.assert_close(gradient, loss_and_gradient(logits, labels, 2.0)[1])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_of_equal_tokens_the_first_takes_the_maximum(backend):
     logits = torch.tensor([[[0.0, 1.0], [2.0, 1.0], [2.0, 1.0], [5.0, 9.0]]])
     labels = torch.tensor([[1, 1, 1, -100]])
-    with ops.use_backend(backend):
+    with using(backend):
         _, gradient = loss_and_gradient(logits, labels, 3.0)
     torch.testing.assert_close(gradient[0, 1], gradient[0, 2] * 10)  # 1/3 + 3 against 1/3
     assert gradient[0, 3].tolist() == [0.0, 0.0]
@@ -132,7 +174,7 @@ def test_tokens_that_are_not_counted_give_nothing(backend):
     labels[1, 2] = -100
     logits[0] = math.nan
     logits[1, 2] = math.inf
-    with ops.use_backend(backend):
+    with using(backend):
         loss, gradient = loss_and_gradient(logits, labels, 2.0)
         assert loss[0] == 0 and loss.isfinite().all() and gradient.isfinite().all()
         assert not gradient[0].any() and not gradient[1, 2].any() and gradient[1:].any()
@@ -146,7 +188,7 @@ def test_tokens_that_are_not_counted_give_nothing(backend):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_large_logits_do_not_overflow(backend, dtype):
     logits = torch.tensor([[[1e4, 0.0, -math.inf], [-1e4, 1e4, 0.0]]], dtype=dtype)
-    with ops.use_backend(backend):
+    with using(backend):
         loss, gradient = loss_and_gradient(logits, torch.tensor([[0, 0]]), 1.0)
     torch.testing.assert_close(loss, torch.tensor([3e4], dtype=dtype))
     torch.testing.assert_close(gradient, torch.tensor([[[0.0, 0, 0], [-1.5, 1.5, 0]]], dtype=dtype))
@@ -156,7 +198,7 @@ def test_large_logits_do_not_overflow(backend, dtype):
 def test_sentence_weights_scale_each_sentence(backend):
     logits, labels = example(4, (3, 5, 4), torch.float32)
     weights = torch.tensor([2.0, 0.0, 0.5])
-    with ops.use_backend(backend):
+    with using(backend):
         loss, gradient = loss_and_gradient(logits, labels, 2.0)
         weighted, weighted_gradient = loss_and_gradient(logits, labels, 2.0, sentence_weights=weights)
     torch.testing.assert_close(weighted, loss * weights)
@@ -166,7 +208,7 @@ def test_sentence_weights_scale_each_sentence(backend):
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_layouts(backend):
     logits, labels = example(5, (4, 6, 7), torch.float32)
-    with ops.use_backend(backend):
+    with using(backend):
         expected = loss_and_gradient(logits, labels, 2.0)
         transposed = logits.permute(2, 1, 0).contiguous().permute(2, 1, 0)
         columns = labels.T.contiguous().T
@@ -219,7 +261,7 @@ LOGITS, LABELS = torch.zeros(2, 3, 4), torch.zeros(2, 3, dtype=torch.int64)
     ],
 )
 def test_errors(backend, logits, labels, options, error, words):
-    with ops.use_backend(backend), pytest.raises(error, match=words):
+    with using(backend), pytest.raises(error, match=words):
         ops.masked_token_loss(logits, labels, **{"lambda_max": 1.0, **options})
 
 
@@ -239,7 +281,7 @@ def test_the_extension_checks_what_it_is_given():
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_compiles_into_one_graph(backend):
     logits, labels = example(8, (3, 6, 5), torch.float32)
-    with ops.use_backend(backend):
+    with using(backend):
         expected = loss_and_gradient(logits, labels, 2.0)
         compiled = torch.compile(ops.masked_token_loss, backend="aot_eager", fullgraph=True)
         logits.requires_grad_()

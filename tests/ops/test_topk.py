@@ -10,16 +10,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from op_backends import BACKENDS, using
 
-from pymetaner import ops
+from pymetaner import _cpu, ops
 from pymetaner.errors import InputError, SettingError
-
-try:
-    from pymetaner import _cpu
-except ImportError:
-    pytest.skip("needs the compiled extension", allow_module_level=True)
-
-BACKENDS = ("native", "reference")
 
 
 def oracle(queries, bank, k, exclude=None):
@@ -83,7 +77,7 @@ def test_equals_the_oracle(backend, seed, kind, shape, k, excluding):
     if count and size:
         queries[0] = bank[-1]
     exclude = rng.integers(-1, size, count) if excluding else None
-    with ops.use_backend(backend):
+    with using(backend):
         assert_same(ops.cosine_topk(queries, bank, k, exclude), oracle(queries, bank, k, exclude))
 
 
@@ -140,7 +134,7 @@ def test_python_threads_may_call_at_once():
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_ties_go_to_the_first_and_zero_vectors_score_zero(backend):
     bank = torch.tensor([[-1.0, 0.0], [0.0, 0.0], [2.0, 0.0], [0.0, 0.0], [8.0, 0.0]])
-    with ops.use_backend(backend):
+    with using(backend):
         scores, indices = ops.cosine_topk(torch.tensor([[1.0, 0.0], [0.0, 0.0]]), bank, 5)
     assert indices.tolist() == [[2, 4, 1, 3, 0], [0, 1, 2, 3, 4]]
     assert scores.tolist() == [[1.0, 1.0, 0.0, 0.0, -1.0], [0.0] * 5]
@@ -148,7 +142,7 @@ def test_ties_go_to_the_first_and_zero_vectors_score_zero(backend):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_places_without_a_vector(backend):
-    with ops.use_backend(backend):
+    with using(backend):
         scores, indices = ops.cosine_topk(torch.ones(1, 3), torch.ones(1, 3), 2, torch.tensor([0]))
         assert indices.tolist() == [[-1, -1]] and scores.tolist() == [[-math.inf] * 2]
         scores, indices = ops.cosine_topk(torch.ones(2, 3), torch.ones(0, 3), 1)
@@ -162,7 +156,7 @@ def test_layouts_and_dtypes(backend):
     queries, bank = rng.standard_normal((6, 12), np.float32), rng.standard_normal((30, 12), np.float32)
     frozen = bank.copy()
     frozen.flags.writeable = False
-    with ops.use_backend(backend):
+    with using(backend):
         expected = ops.cosine_topk(queries, bank, 3)
         assert_same(ops.cosine_topk(np.asfortranarray(queries), frozen, 3), expected)
         assert_same(ops.cosine_topk(queries[::-1], bank, 3), [part[::-1] for part in expected])
@@ -182,7 +176,7 @@ def test_gradient(backend):
     queries = torch.from_numpy(rng.standard_normal((4, 9))).requires_grad_()
     bank = torch.from_numpy(rng.standard_normal((6, 9))).requires_grad_()
     weights = torch.from_numpy(rng.standard_normal((4, 8)))
-    with ops.use_backend(backend):
+    with using(backend):
         scores, indices = ops.cosine_topk(queries.float(), bank.float(), 8)
     reached = indices >= 0
     assert not indices.requires_grad and reached.sum() == 24
@@ -205,7 +199,7 @@ def test_gradient_at_zero_vectors_is_zero():
 def test_operator_registrations(backend):
     torch.manual_seed(0)
     queries, bank = torch.randn(3, 5, requires_grad=True), torch.randn(7, 5, requires_grad=True)
-    with ops.use_backend(backend):
+    with using(backend):
         for arguments in ((queries, bank, 2), (queries.detach(), bank.detach(), 9, torch.tensor([-1, 0, 6]))):
             torch.library.opcheck(torch.ops.pymetaner.cosine_topk, arguments)
 
@@ -236,7 +230,7 @@ VECTORS = torch.ones(3, 4)
     ],
 )
 def test_errors(backend, queries, bank, k, exclude, error, words):
-    with ops.use_backend(backend), pytest.raises(error, match=words):
+    with using(backend), pytest.raises(error, match=words):
         ops.cosine_topk(queries, bank, k, exclude)
 
 
@@ -247,7 +241,7 @@ def test_the_extension_checks_what_it_is_given():
         ((rows, rows[:, :3], 1), "queries have 4 dimensions and the bank 3"),
         ((rows.T, rows.T, 1), "rows that are not contiguous"),
         ((rows, rows, 0), "k is 0"),
-        ((rows, rows, 1, np.zeros(2, np.int64)), "2 elements for 3 queries"),
+        ((rows, rows, 1, np.zeros(2, np.int64)), "exclude has 2 elements: expected 3"),
         ((rows, rows, 1, None, 0), "threads is 0"),
     ]:
         with pytest.raises(ValueError, match=words):

@@ -1,0 +1,91 @@
+"""python -m benchmarks.gpu: both kernels on a GPU against PyTorch, by turns, answers compared, timed by CUDA events."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from benchmarks.loss import in_torch
+from pymetaner.ops import cuda
+
+TURNS = 30
+TOPK = [
+    (14_041, 1, 768, 2),
+    (14_041, 64, 768, 2),
+    (14_041, 4_096, 768, 2),
+    (1_000_000, 64, 768, 16),
+    (1_000_000, 1_024, 768, 16),
+]
+LOSS = [(32, 128), (1_024, 128), (8_192, 128)]
+Contenders = dict[str, Callable[[], object]]
+
+
+def times(contenders: Contenders) -> dict[str, float]:
+    """Milliseconds of each contender: the median of TURNS turns, in which they take part one after another."""
+    taken: dict[str, list[float]] = {name: [] for name in contenders}
+    for turn in range(TURNS + 3):
+        for name, function in contenders.items():
+            start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            start.record()
+            function()
+            end.record()
+            torch.cuda.synchronize()
+            if turn >= 3:
+                taken[name].append(start.elapsed_time(end))
+    return {name: statistics.median(values) for name, values in taken.items()}
+
+
+def topk(size: int, count: int, dim: int, k: int) -> Contenders:
+    """Ours, with the bank encoded beforehand, and PyTorch in float32 and, inexact, in bfloat16."""
+    bank = normalize(torch.randn(size, dim, device="cuda"))
+    queries = normalize(torch.randn(count, dim, device="cuda"))
+    encoded, narrow = cuda.encode(bank), bank.bfloat16()
+    scores, _ = cuda.cosine_topk(queries, encoded, k)
+    torch.testing.assert_close(scores, (queries @ bank.T).topk(k).values, rtol=0, atol=1e-5)
+    return {
+        "pymetaner": lambda: cuda.cosine_topk(queries, encoded, k),
+        "torch": lambda: (queries @ bank.T).topk(k),
+        "torch, bfloat16, inexact": lambda: (queries.bfloat16() @ narrow.T).topk(k),
+    }
+
+
+def loss(sentences: int, tokens: int) -> Contenders:
+    """Ours in one call, and PyTorch's formula, eager and compiled, forward and backward."""
+    logits = torch.randn(sentences, tokens, 13, device="cuda")
+    labels = torch.randint(0, 13, (sentences, tokens), device="cuda")
+    labels[torch.rand(labels.shape, device="cuda") < 0.3] = -100
+    leaf = logits.clone().requires_grad_()
+    compiled = torch.compile(in_torch)
+
+    def backward(function: Callable[[Tensor, Tensor, float], Tensor]) -> Tensor:
+        return torch.autograd.grad(function(leaf, labels, 2.0).sum(), leaf)[0]
+
+    _, gradient = cuda.masked_token_loss_with_gradient(logits, labels, 2.0)
+    torch.testing.assert_close(gradient, backward(in_torch), rtol=1e-4, atol=1e-5)
+    return {
+        "pymetaner": lambda: cuda.masked_token_loss_with_gradient(logits, labels, 2.0),
+        "torch, eager": lambda: backward(in_torch),
+        "torch.compile": lambda: backward(compiled),
+    }
+
+
+def main() -> None:
+    """Prints every case and contender."""
+    table = Table("case", "contender", "ms", title=torch.cuda.get_device_name())
+    cases = [(f"top-k {case}", partial(topk, *case)) for case in TOPK]
+    cases += [(f"loss {case} x 13", partial(loss, *case)) for case in LOSS]
+    for name, make in cases:
+        for contender, milliseconds in times(make()).items():
+            table.add_row(name, contender, f"{milliseconds:.3f}")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

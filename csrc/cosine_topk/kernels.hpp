@@ -1,0 +1,59 @@
+// What the search needs of an instruction set: a table of functions, one table from each instruction set's file.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "common/instruction_set.hpp"
+
+namespace pymetaner {
+
+constexpr int kPanelRows = 16;  // rows of the bank that are screened together
+constexpr int kGroupWidth = 4;  // elements of a row that stand together in a panel
+constexpr int kTileWidth = 64;  // what rows are padded to
+constexpr int kMaxGroup = 48;   // the largest number of queries that any set screens together
+constexpr int kExactRows = 4;   // rows scored exactly at a time: enough additions in flight to hide their latency
+constexpr double kRowLevels = 127.0;
+constexpr std::int64_t kMaxScreenedDim = 65536;  // beyond, sums of 8-bit products might not fit into 32 bits
+constexpr float kRounding = 4e-6F;               // see screening.hpp
+
+// Up to Kernels::group encoded queries, their codes one after another.
+struct QueryGroup {
+    int count;
+    const void* codes;
+    const float* scales;
+    const float* residuals;
+    const float* limits;  // what a bound must reach to be of interest
+};
+
+struct Kernels {
+    int group;              // queries that `screen` takes at most
+    std::size_t code_size;  // bytes of a query's code
+
+    // sums[r] = the float64 dot product, in one fixed order, of a query with `count` <= kExactRows rows.
+    void (*dots)(const float* query, const float* const* rows, int count, std::int64_t dim, double* sums);
+
+    // Makes the 8-bit copy of 16 rows. `line` is room for `padded` floats, here and below.
+    void (*encode_panel)(const float* rows, std::int64_t stride, std::int64_t dim, std::int64_t padded,
+                         const double* norms, float* line, std::int8_t* panel, float* scales, float* residuals);
+
+    // Writes the codes of a query, its scale and its residual.
+    void (*encode_query)(const float* row, std::int64_t dim, std::int64_t padded, double norm, float* line, void* codes,
+                         float* scale, float* residual);
+
+    // bounds[16 q + r] >= the cosine of query q and row r of the panel; passed[q]: whether one of the 16 reaches the
+    // query's limit. Returns whether any query passed.
+    bool (*screen)(const QueryGroup& queries, std::int64_t groups, const std::int8_t* panel, const float* scales,
+                   const float* residuals, float* bounds, bool* passed);
+};
+
+Kernels scalar_kernels();
+Kernels avx2_kernels();
+Kernels avx512_kernels();
+Kernels amx_kernels();
+Kernels neon_kernels();
+
+// The table of an instruction set that this build has.
+Kernels kernels_of(InstructionSet set);
+
+}  // namespace pymetaner

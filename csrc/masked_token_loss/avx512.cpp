@@ -1,0 +1,15 @@
+// AVX-512, for its machines and those with AMX: eight lanes of float64 in a register.
+#include "masked_token_loss/sentence.hpp"
+
+namespace pymetaner {
+namespace {
+
+struct Avx512 {};
+
+}  // namespace
+
+LossKernels avx512_loss() {
+    return loss_of<Avx512>();
+}
+
+}  // namespace pymetaner

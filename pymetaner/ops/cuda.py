@@ -1,0 +1,191 @@
+"""The native operations on CUDA tensors: `pymetaner._cuda`, imported when it is first needed.
+
+Nothing here waits for the device: kernels run on PyTorch's current stream, in memory from PyTorch's allocator. So what
+would need waiting is not checked: a vector that is not finite is never found, and a label that is neither a class nor
+`ignore_index` makes its sentence's loss and gradient NaN.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from functools import cache
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from pymetaner.errors import BackendError, InputError, SettingError
+
+__all__ = ["EncodedRows", "cosine_topk", "encode", "extension", "masked_token_loss_with_gradient"]
+
+_LOGITS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+
+
+@cache
+def extension() -> ModuleType:
+    """The module `pymetaner._cuda`.
+
+    Raises:
+        BackendError: if it cannot be imported, with what to do.
+    """
+    try:
+        return importlib.import_module("pymetaner._cuda")
+    except ImportError as error:
+        raise BackendError(
+            f"pymetaner._cuda cannot be imported ({error}): it is built where nvcc is found. Put nvcc on the path and "
+            "build again with\n    pip install --force-reinstall --no-deps --no-binary pymetaner pymetaner "
+            "--config-settings=cmake.define.PYMETANER_CUDA=ON\nor leave tensors on CUDA to PyTorch, without "
+            "PYMETANER_BACKEND=native"
+        ) from None
+
+
+@dataclass(frozen=True)
+class EncodedRows:
+    """Vectors on a device and what a search needs beside them, from `encode`.
+
+    Attributes:
+        rows: (N, d) float32, contiguous.
+        norms: (N,) float64; -1 for a vector that is not finite.
+        copy: (N rounded up, d rounded up) bfloat16, unit vectors.
+        residuals: (N,) float32, how far the copies are off.
+    """
+
+    rows: Tensor
+    norms: Tensor
+    copy: Tensor
+    residuals: Tensor
+
+    def pointers(self) -> tuple[int, int, int, int, int, int]:
+        """What the extension takes for them."""
+        norms, copy, residuals = (x.data_ptr() for x in (self.norms, self.copy, self.residuals))
+        return self.rows.data_ptr(), *self.rows.shape, norms, copy, residuals
+
+
+def encode(rows: Tensor) -> EncodedRows:
+    """Encodes vectors (N, d) of a floating dtype on a CUDA device; anything but float32 is converted to it first.
+
+    Raises:
+        BackendError: if `pymetaner._cuda` cannot be imported or launched.
+        InputError: if they are not such a tensor.
+    """
+    module = extension()
+    rows = _checked(rows, "rows")
+    count, dim = rows.shape
+    copy = (-(-count // module.tile) * module.tile, -(-dim // module.step) * module.step)
+    encoded = EncodedRows(
+        rows,
+        rows.new_empty(count, dtype=torch.float64),
+        rows.new_empty(copy, dtype=torch.bfloat16),
+        rows.new_empty(count),
+    )
+    with torch.cuda.device(rows.device):
+        _launched(module.encode, encoded.pointers(), _stream(rows))
+    return encoded
+
+
+def cosine_topk(
+    queries: Tensor, bank: Tensor | EncodedRows, k: int, exclude: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Scores (Q, k) float32 and indices (Q, k) int64, as `pymetaner.ops.cosine_topk` gives them.
+
+    For up to 4 queries one kernel, which scores everything exactly; for more two, beside what encodes the queries, and
+    the bank if that has not been encoded.
+
+    Args:
+        queries: (Q, d) on a CUDA device.
+        bank: (N, d) there, or what `encode` made of it, which saves encoding it at each search.
+        k: how many neighbours, 1 to 32.
+        exclude: (Q,) int64 there, one index that each query may not find, -1 for none.
+
+    Raises:
+        BackendError: if `pymetaner._cuda` cannot be imported or launched.
+        InputError: if shapes, dtypes or devices do not go together.
+        SettingError: if k is not 1 to 32.
+    """
+    module = extension()
+    if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= module.max_k:
+        raise SettingError(f"k is {k!r}: expected 1 to {module.max_k} on CUDA")
+    queries = _checked(queries, "queries")
+    rows = bank.rows if isinstance(bank, EncodedRows) else _checked(bank, "bank")
+    if queries.shape[1] != rows.shape[1] or queries.device != rows.device:
+        raise InputError(
+            f"queries of {queries.shape[1]} dimensions on {queries.device} for a bank of {rows.shape[1]} on "
+            f"{rows.device}: both must agree"
+        )
+    if exclude is not None and (exclude.dtype != torch.int64 or exclude.shape != queries.shape[:1]):
+        raise InputError(f"exclude is {exclude.dtype} of shape {tuple(exclude.shape)}: expected int64, one a query")
+    left_out = None if exclude is None else exclude.to(queries.device).contiguous()
+    count, size = len(queries), len(rows)
+    few = count <= module.few_queries
+    slices = module.slices(count, size, torch.cuda.get_device_properties(rows.device).multi_processor_count)
+    new = torch.zeros if few else torch.empty
+    workspace = new(module.workspace(count, slices), dtype=torch.uint8, device=rows.device)
+    scores, indices = queries.new_empty((count, k)), queries.new_empty((count, k), dtype=torch.int64)
+    plain = (rows.data_ptr(), *rows.shape, 0, 0, 0)
+    encoded_queries = None if few else encode(queries)
+    encoded_bank = bank if isinstance(bank, EncodedRows) else None if few else encode(rows)
+    arguments = (
+        (queries.data_ptr(), *queries.shape, 0, 0, 0) if encoded_queries is None else encoded_queries.pointers(),
+        plain if encoded_bank is None else encoded_bank.pointers(),
+        0 if left_out is None else left_out.data_ptr(),
+    )
+    with torch.cuda.device(rows.device):
+        addresses = (workspace.data_ptr(), scores.data_ptr(), indices.data_ptr())
+        _launched(module.cosine_topk, *arguments, k, slices, *addresses, _stream(rows))
+    return scores, indices
+
+
+def masked_token_loss_with_gradient(
+    logits: Tensor, labels: Tensor, lambda_max: float, ignore_index: int = -100
+) -> tuple[Tensor, Tensor]:
+    """Losses (B,) and gradients (B, T, C), float32, of `pymetaner.ops.masked_token_loss`, from one kernel.
+
+    Args:
+        logits: (B, T, C) float32, bfloat16 or float16 on a CUDA device; C at most 1,024.
+        labels: (B, T) int64 there.
+        lambda_max: weight of the largest token loss.
+        ignore_index: the label of tokens that are not counted.
+
+    Raises:
+        BackendError: if `pymetaner._cuda` cannot be imported or launched.
+        InputError: if shapes, dtypes or devices do not go together.
+    """
+    module = extension()
+    if not logits.is_cuda or logits.dtype not in _LOGITS or logits.ndim != 3 or not supports(logits):
+        raise InputError(
+            f"logits are {logits.dtype} of shape {tuple(logits.shape)} on {logits.device}: expected float32, bfloat16 "
+            f"or float16 of shape (B, T, C), C 1 to {module.max_classes}, on a CUDA device"
+        )
+    if labels.dtype != torch.int64 or labels.shape != logits.shape[:2] or labels.device != logits.device:
+        raise InputError(f"labels are {labels.dtype} of shape {tuple(labels.shape)} on {labels.device}: one a token")
+    logits, labels = logits.detach().contiguous(), labels.contiguous()
+    loss = logits.new_empty(logits.shape[:1], dtype=torch.float32)
+    gradient = torch.empty_like(logits, dtype=torch.float32)
+    given = (logits.data_ptr(), _LOGITS[logits.dtype], labels.data_ptr(), *logits.shape, lambda_max, ignore_index)
+    with torch.cuda.device(logits.device):
+        _launched(module.masked_token_loss, *given, loss.data_ptr(), gradient.data_ptr(), _stream(logits))
+    return loss, gradient
+
+
+def supports(logits: Tensor) -> bool:
+    """Whether the loss kernel takes logits of this dtype and number of classes."""
+    return logits.dtype in _LOGITS and 1 <= logits.shape[2] <= extension().max_classes
+
+
+def _checked(rows: Tensor, name: str) -> Tensor:
+    if not isinstance(rows, Tensor) or not rows.is_cuda or rows.ndim != 2 or not rows.is_floating_point():
+        given = f"{rows.dtype} of shape {tuple(rows.shape)} on {rows.device}" if isinstance(rows, Tensor) else rows
+        raise InputError(f"{name} are {given!s:.100}: expected floating point of shape (n, d) on a CUDA device")
+    return rows.detach().float().contiguous()
+
+
+def _stream(tensor: Tensor) -> int:
+    return int(torch.cuda.current_stream(tensor.device).cuda_stream)
+
+
+def _launched(function: object, *arguments: object) -> None:
+    try:
+        function(*arguments)  # type: ignore[operator]
+    except RuntimeError as error:
+        raise BackendError(f"{error}: is this device one that pymetaner._cuda was built for?") from None

@@ -1,0 +1,151 @@
+"""CosineBank: the answers of a plain search, however its rows came."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from op_backends import INSTRUCTION_SETS, using
+
+from pymetaner import ops
+from pymetaner.errors import BankFileError, InputError, SaveError, SettingError
+from pymetaner.ops import CosineBank
+
+
+def rows(seed, count, dim=19):
+    return np.random.default_rng(seed).standard_normal((count, dim), np.float32)
+
+
+def filled(*counts, dim=19):
+    bank = CosineBank(dim)
+    for i, count in enumerate(counts):
+        bank.append(rows(i, count, dim))
+    return bank
+
+
+def assert_searches(bank, vectors, k=5):
+    queries = rows(99, 9, bank.dim)
+    exclude = np.arange(9) % (len(vectors) + 1) - 1
+    np.testing.assert_array_equal(bank.vectors, vectors)
+    for left_out in (None, exclude):
+        expected = ops.cosine_topk(queries, vectors, k, left_out)
+        for actual, wanted in zip(bank.search(queries, k, left_out), expected, strict=True):
+            np.testing.assert_array_equal(actual, wanted, strict=True)
+
+
+@pytest.mark.parametrize("name", INSTRUCTION_SETS)
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.one_of(st.integers(0, 80), st.floats(0, 1)), max_size=8))
+def test_any_appends_and_removals(name, steps):
+    """A whole number appends so many rows, a fraction keeps so much of them."""
+    with using(name):
+        bank, vectors = CosineBank(19), np.empty((0, 19), np.float32)
+        snapshots = []
+        for i, step in enumerate(steps):
+            if isinstance(step, int):
+                bank.append(rows(i, step))
+                vectors = np.concatenate([vectors, rows(i, step)])
+            else:
+                kept = np.flatnonzero(np.random.default_rng(i).random(len(vectors)) < step)
+                bank.keep(kept)
+                vectors = vectors[kept]
+            snapshots.append((bank.snapshot(), vectors))
+        for snapshot, then in snapshots:
+            assert_searches(snapshot, then)
+
+
+def test_what_is_appended_to_a_snapshot_is_not_in_the_bank():
+    bank = filled(20)
+    snapshot = bank.snapshot()
+    snapshot.append(rows(1, 30))
+    bank.append(rows(2, 3))
+    assert_searches(bank, np.concatenate([rows(0, 20), rows(2, 3)]))
+    assert_searches(snapshot, np.concatenate([rows(0, 20), rows(1, 30)]))
+
+
+def test_rows_that_came_without_the_extension():
+    with using("reference"):
+        bank = filled(40)
+        assert_searches(bank, rows(0, 40))
+    assert_searches(bank, rows(0, 40))
+    bank.append(rows(1, 40))
+    assert_searches(bank, np.concatenate([rows(0, 40), rows(1, 40)]))
+
+
+@pytest.mark.parametrize("count", [0, 1, 15, 16, 300])
+def test_a_saved_bank_is_mapped(tmp_path, count):
+    filled(count).save(tmp_path / "bank")
+    bank = CosineBank.open(tmp_path / "bank")
+    assert count == 0 or isinstance(bank._arrays.vectors, np.memmap)
+    assert_searches(bank, rows(0, count))
+    before = (tmp_path / "bank").read_bytes()
+    bank.append(rows(1, 20))
+    assert_searches(bank, np.concatenate([rows(0, count), rows(1, 20)]))
+    assert (tmp_path / "bank").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["bank"]
+
+
+def test_a_damaged_file_is_refused(tmp_path):
+    path = tmp_path / "bank"
+    filled(40).save(path)
+    whole = path.read_bytes()
+    for damaged in (
+        b"",
+        whole[:7],
+        whole[:100],
+        whole[:-1],
+        whole.replace(b"pymetaner cosine bank", b"another cosine bank"),
+    ):
+        path.write_bytes(damaged)
+        with pytest.raises(BankFileError, match="bank is not a bank that"):
+            CosineBank.open(path)
+    path.write_bytes(whole.replace(b'"norms"', b'"morns"'))
+    with pytest.raises(BankFileError):
+        CosineBank.open(path)
+    with pytest.raises(BankFileError):
+        CosineBank.open(tmp_path / "nothing")
+    with pytest.raises(SaveError, match="could not be written"):
+        filled(3).save(tmp_path / "no" / "folder")
+
+
+def test_errors():
+    bank = filled(20)
+    with pytest.raises(SettingError, match="dim is 0"):
+        CosineBank(0)
+    with pytest.raises(InputError, match=r"shape \(2, 3\): expected \(n, 19\)"):
+        bank.append(np.ones((2, 3), np.float32))
+    bad = rows(1, 3)
+    bad[1, 4] = np.nan
+    with pytest.raises(InputError, match="vectors row 1 holds NaN"):
+        bank.append(bad)
+    with pytest.raises(InputError, match="queries row 0 holds NaN"):
+        bank.search(np.full((1, 19), np.inf, np.float32), 1)
+    with pytest.raises(InputError, match="3 dimensions"):
+        bank.search(np.ones((1, 3), np.float32), 1)
+    with pytest.raises(SettingError, match="k is 0"):
+        bank.search(rows(0, 1), 0)
+    with pytest.raises(InputError, match=r"exclude\[0\] is 20"):
+        bank.search(rows(0, 1), 1, np.array([20]))
+    assert_searches(bank, rows(0, 20))
+
+
+def test_the_extension_checks_what_it_is_given():
+    from pymetaner import _cpu
+
+    vectors, norms, codes, scales, residuals = filled(40)._arrays.first(32)
+    for arguments, words in [
+        ((vectors, norms[:3], codes, scales, residuals), "norms has 3 elements: expected 32"),
+        ((vectors, norms, codes[:1], scales, residuals), "scales has 32 elements: expected 16"),
+        ((vectors, norms, codes, scales, residuals[:1]), "residuals has 1 elements: expected 32"),
+        ((vectors[:31], norms[:31], codes, scales, residuals), "2 panels for 31 rows: expected at most 1"),
+        ((vectors, norms, codes[:, :, :, ::2], scales, residuals), "not contiguous"),
+        ((vectors, norms.astype(np.float32), codes, scales, residuals), "dtype float32"),
+    ]:
+        with pytest.raises(ValueError, match=words):
+            _cpu.search_bank(vectors[:1], *arguments, 1)
+        with pytest.raises(ValueError, match=words):
+            _cpu.encode_bank(*arguments)
+    norms.flags.writeable = False
+    with pytest.raises(ValueError, match="must be writeable"):
+        _cpu.encode_bank(vectors, norms, codes, scales, residuals)
