@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-SIZES = (64, 256, 1024, 2048)
+SIZES = (64, 256, 1024)
 
 
 def main(
