@@ -1,6 +1,6 @@
 #!/bin/sh
 # On a machine with an NVIDIA GPU and nvcc: builds the package with pymetaner._cuda, runs the tests of the operations,
-# the same under compute-sanitizer, and times both kernels.
+# the same under compute-sanitizer, times both kernels, and tests and times the engine.
 # usage: PYTHON=python3 TORCH=torch sh tests/packaging/try_gpu.sh
 set -eu
 cd "$(dirname "$0")/../.."
@@ -18,3 +18,5 @@ for tool in memcheck racecheck; do
         -k "clustered-7-700 or normal-770-700 or the_loss_on_a_gpu or stream"
 done
 python -m benchmarks.gpu
+pytest -q tests/engine -k gpu
+python -m benchmarks engine
