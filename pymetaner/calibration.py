@@ -126,7 +126,7 @@ def calibrate(
             f"ks={ks!r}, lrs={lrs!r}, most={most!r}: expected one or more of each, 1 or more of ks, most"
         )
     trials = _Trials(model, memory, max(ks), most, Computation(batch_size=batch_size, precision=precision))
-    best = plain = trials.plain()
+    plain = trials.plain()
     tried = [plain]
     pairs = [(k, InnerStep(lr, optimizer=optimizer)) for k in ks for lr in lrs or _STEP_SIZES[optimizer]]
     for k, inner in track(pairs, "calibrating", progress):

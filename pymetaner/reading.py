@@ -74,6 +74,6 @@ def read(
 
         logits = model.word_logits(sentences, run, batch_size=batch_size, progress=progress, title="reading")
     return [
-        Reading(rows, vector, tuple(lower for _, lower in sorted(known.items(), key=lambda item: item[0])))
+        Reading(rows, vector, tuple(known[first] for first in sorted(known)))
         for rows, vector, known in zip(logits, pool.unit(), lowers, strict=True)
     ]

@@ -64,8 +64,7 @@ class View:
         self.tapped: Tensor | None = None
         layers_of(self.network)[frozen - 1].register_forward_hook(self._tap)
         with torch.no_grad():
-            self._study()
-            self._split(frozen)
+            self._split(frozen, self._study())
 
     # ---- running ----
 
@@ -95,7 +94,7 @@ class View:
     def _tap(self, module: nn.Module, args: object, output: Tensor | tuple[Tensor, ...]) -> None:
         self.tapped = output[0] if isinstance(output, tuple) else output
 
-    def _hook(self, name: str):  # type: ignore[no-untyped-def]
+    def _hook(self, name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
         def heard(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
             return output if self._listener is None else self._listener(name, module, args[0], output)
 
@@ -103,8 +102,11 @@ class View:
 
     # ---- finding out how the network reads ----
 
-    def _study(self) -> None:
-        """One pass over a probe: which modules share their input, and whether each reads every sentence once."""
+    def _study(self) -> Tensor:
+        """One pass over a probe: which modules share their input, and whether each reads every sentence once.
+
+        Returns the probe's logits.
+        """
         read: dict[str, Tensor] = {}
         odd: set[str] = set()  # read something that is not made of sentences
 
@@ -121,10 +123,11 @@ class View:
             return y
 
         ids, mask = self._probe()
-        self._logits = self.upper(ids, mask, None, note)
+        logits = self.upper(ids, mask, None, note)
         if self.one_by_one:
             self.source = {name: name for name in self.source}
         self.unheard = frozenset(self.modules) - (read.keys() - odd)
+        return logits
 
     def _probe(self) -> tuple[Tensor, Tensor]:
         device = self.network.device
@@ -133,14 +136,13 @@ class View:
         mask[1, 5:] = 0
         return ids, mask
 
-    def _split(self, frozen: int) -> None:
-        """Lets passes end after the frozen layers and begin there, if the network gives the same logits so."""
+    def _split(self, frozen: int, expected: Tensor) -> None:
+        """Lets passes end after the frozen layers and begin there, if the network gives the probe's logits so."""
         layers = layers_of(self.network)[:frozen]
         for i, layer in enumerate(layers):
             layer.forward = self._around(layer.forward, last=i + 1 == frozen)
         self._frozen = frozen
-        expected, (ids, mask) = self._logits, self._probe()
-        del self._logits
+        ids, mask = self._probe()
         with suppress(RuntimeError, ValueError, TypeError, AssertionError):
             found = self.upper(ids, mask, self.lower(ids, mask))
             if torch.allclose(found, expected, rtol=1e-5, atol=1e-6, equal_nan=True):
@@ -148,18 +150,19 @@ class View:
         self._frozen = 0
 
     def _around(self, run: Callable[..., Any], last: bool) -> Callable[..., Any]:
+        beside: tuple[None, ...] | None = None  # what a layer that gives a tuple gives beside its hidden states
+
         def layer(hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
+            nonlocal beside
             if self._given is None:
                 output = run(hidden, *args, **kwargs)
-                layer.extra = len(output) - 1 if isinstance(output, tuple) else -1  # type: ignore[attr-defined]
+                beside = (None,) * (len(output) - 1) if isinstance(output, tuple) else None
                 if last and self._stops:
                     raise _ReachedError(output[0] if isinstance(output, tuple) else output)
                 return output
             output = self._given if last else hidden
-            extra = layer.extra  # type: ignore[attr-defined]
-            return output if extra < 0 else (output, *[None] * extra)
+            return output if beside is None else (output, *beside)
 
-        layer.extra = -1  # type: ignore[attr-defined]
         return layer
 
 

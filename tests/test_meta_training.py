@@ -178,8 +178,9 @@ def test_queries_are_masked_and_supports_are_not(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"k": 0}, {"k": 1.5}, {"order": 3}, {"learn_rates": 1}, {"steps": 0}, {"lr": -1.0}, {"optimizer": "adam"},
-              {"lambda_max": -1}],
+    "wrong",
+    [{"k": 0}, {"k": 1.5}, {"order": 3}, {"learn_rates": 1}, {"steps": 0}, {"lr": -1.0}, {"lr": (0.1, 0.1)},
+     {"optimizer": "adam"}, {"lambda_max": -1}],
 )  # fmt: skip
 def test_settings_out_of_range_are_refused(wrong):
     with pytest.raises(SettingError, match="expected"):

@@ -63,7 +63,7 @@ class MetaObjective:
             model, self.inner, order=meta.order, computation=Computation(batch_size=settings.batch_size)
         )
         self.groups = self.learner.groups
-        assert isinstance(self.inner.lr, float)
+        assert not isinstance(self.inner.lr, tuple)  # MetaSettings takes a number
         logarithms = torch.full((len(self.groups),), self.inner.lr, device=model.device, dtype=torch.float64).log()
         self.rates = nn.Parameter(logarithms, requires_grad=meta.learn_rates)
         self.parameters = {_RATES: self.rates} if meta.learn_rates else {}

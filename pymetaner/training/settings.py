@@ -84,6 +84,8 @@ class MetaSettings:
     def __post_init__(self) -> None:
         if isinstance(self.k, bool) or not isinstance(self.k, int) or self.k < 1:
             raise SettingError(f"k={self.k!r}: expected a whole number, 1 or more")
+        if isinstance(self.lr, tuple):
+            raise SettingError(f"lr={self.lr!r}: expected a number; learn_rates=True learns one for each layer")
         if self.order not in (1, 2):
             raise SettingError(f"order={self.order!r}: expected 1 or 2")
         for name in ("learn_rates", "scheduled"):

@@ -104,9 +104,12 @@ class TrainingState:
         return step
 
     def load_best(self, model: MetaNER) -> None:
-        """Put the best weights into the model and remove the checkpoint."""
+        """Put the best weights into the model."""
         with torch.no_grad():
             for name, parameter in self.parameters.items():
                 parameter.copy_(self.best[name])
         model.network.eval()
+
+    def discard(self) -> None:
+        """Remove the checkpoint: the run is finished, and everything of it saved."""
         self.path.unlink(missing_ok=True)

@@ -154,6 +154,7 @@ def train(
     if isinstance(objective, MetaObjective):
         model.settings = objective.settings_after(model.settings)
         save(model, folder, with_memory=False)
+    state.discard()
     return report
 
 

@@ -39,6 +39,18 @@ def one_by_one(model: MetaNER, network: nn.Module, sentence: Sentence) -> torch.
     return torch.cat(rows)
 
 
+def word_losses(model: MetaNER, network: nn.Module, task: Task) -> list[torch.Tensor]:
+    """The loss of every word of each support."""
+    return [
+        nn.functional.cross_entropy(
+            one_by_one(model, network, support),
+            torch.tensor([model.labels.tags.index(tag) for tag in support.tags or ()]),
+            reduction="none",
+        )
+        for support in task.supports
+    ]
+
+
 def oracle(model: MetaNER, task: Task, optimizer_of, steps: int) -> np.ndarray:
     """Word logits of the query after plain steps on a deep copy."""
     if not task.query.words:
@@ -48,14 +60,7 @@ def oracle(model: MetaNER, task: Task, optimizer_of, steps: int) -> np.ndarray:
     optimizer = optimizer_of(parameters)
     for _ in range(steps if task.supports else 0):
         network.zero_grad()
-        losses = [
-            nn.functional.cross_entropy(
-                one_by_one(model, network, support),
-                torch.tensor([model.labels.tags.index(tag) for tag in support.tags or ()]),
-                reduction="none",
-            )
-            for support in task.supports
-        ]
+        losses = word_losses(model, network, task)
         torch.cat(losses).mean().backward()
         optimizer.step()
     with torch.no_grad():
@@ -124,14 +129,7 @@ def test_the_max_term_is_the_mean_of_the_windows_largest_losses(lambda_max):
     model = model_of("bert").double()
     task = Task(CORPUS[8], (CORPUS[9], CORPUS[14], CORPUS[0]))
     network = copy.deepcopy(model.network)
-    losses = [
-        nn.functional.cross_entropy(
-            one_by_one(model, network, support),
-            torch.tensor([model.labels.tags.index(tag) for tag in support.tags or ()]),
-            reduction="none",
-        )
-        for support in task.supports
-    ]
+    losses = word_losses(model, network, task)
     loss = torch.cat(losses).mean() + lambda_max * torch.stack([each.max() for each in losses]).mean()
     parameters = trained_parameters(network, model.settings.freeze_layers)
     for parameter, gradient in zip(
