@@ -6,7 +6,7 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, overload
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -17,7 +17,6 @@ from pymetaner.decode import decode
 from pymetaner.engine import (
     Computation,
     InnerOptimizer,
-    InnerStep,
     Precision,
     Task,
     Work,
@@ -25,19 +24,20 @@ from pymetaner.engine import (
     computing_in,
     reference_logits,
 )
-from pymetaner.errors import MemoryLimitError, SettingError, UnsupportedModelError
+from pymetaner.errors import MemoryLimitError, UnsupportedModelError
 from pymetaner.inputs import Taggable, as_sentences
+from pymetaner.knn import bank_of, fused
+from pymetaner.learning import EngineName, Learning, learning_of
 from pymetaner.memory import Memory
 from pymetaner.model import MetaNER
 from pymetaner.progress import track
+from pymetaner.reading import Reading
 from pymetaner.result import Profile, Result, Support
 from pymetaner.sentence import Sentence
 
-__all__ = ["EngineName", "Tagged", "adapt", "predict", "tag"]
+__all__ = ["Tagged", "adapt", "predict", "tag"]
 
 _CHUNK_SENTENCES, _CHUNK_WORDS = 1024, 32768  # that are tagged together, so that memory does not grow with the input
-
-EngineName = Literal["auto", "batched", "reference"]
 
 
 @overload
@@ -46,11 +46,12 @@ def adapt(  # type: ignore[overload-overlap]  # a string is a list of strings to
     x: str | Sentence,
     *,
     memory: Memory | None = None,
-    k: int = 2,
-    steps: int = 1,
+    k: int | None = None,
+    steps: int | None = None,
     lr: float | Sequence[float] | None = None,
-    inner_optimizer: InnerOptimizer = "sgd",
-    lambda_max: float = 0.0,
+    inner_optimizer: InnerOptimizer | None = None,
+    lambda_max: float | None = None,
+    knn: float | None = None,
     engine: EngineName = "auto",
     exclude_self: bool = False,
     batch_size: int = 16,
@@ -67,11 +68,12 @@ def adapt(
     x: Taggable,
     *,
     memory: Memory | None = None,
-    k: int = 2,
-    steps: int = 1,
+    k: int | None = None,
+    steps: int | None = None,
     lr: float | Sequence[float] | None = None,
-    inner_optimizer: InnerOptimizer = "sgd",
-    lambda_max: float = 0.0,
+    inner_optimizer: InnerOptimizer | None = None,
+    lambda_max: float | None = None,
+    knn: float | None = None,
     engine: EngineName = "auto",
     exclude_self: bool = False,
     batch_size: int = 16,
@@ -87,11 +89,12 @@ def adapt(
     x: Taggable,
     *,
     memory: Memory | None = None,
-    k: int = 2,
-    steps: int = 1,
+    k: int | None = None,
+    steps: int | None = None,
     lr: float | Sequence[float] | None = None,
-    inner_optimizer: InnerOptimizer = "sgd",
-    lambda_max: float = 0.0,
+    inner_optimizer: InnerOptimizer | None = None,
+    lambda_max: float | None = None,
+    knn: float | None = None,
     engine: EngineName = "auto",
     exclude_self: bool = False,
     batch_size: int = 16,
@@ -111,12 +114,15 @@ def adapt(
         x: a text, a list of texts, or a list of token lists. A text is one sentence however long; blank ones have no
             entities.
         memory: labelled sentences to learn from; `model.memory` by default.
-        k: how many supports a sentence gets; all there are if the memory has fewer; 0 to tag without adapting.
-        steps: inner steps, 1 or more.
+        k: how many supports a sentence gets, 2 by default; all there are if the memory has fewer; 0 to take no step.
+            Where none of `k` to `knn` is given, what ``memory.calibrate()`` found is used, if it was called.
+        steps: inner steps, 1 or more; 1 by default.
         lr: inner step size, above 0, or one for each unfrozen layer and one for the head; by default the one in
             ``model.settings.lr`` for the optimiser.
-        inner_optimizer: ``"sgd"``, or ``"bertadam"`` as in the official code.
-        lambda_max: weight of the largest token loss of each support in the inner loss, 0 or more.
+        inner_optimizer: ``"sgd"``, the default, or ``"bertadam"`` as in the official code.
+        lambda_max: weight of the largest token loss of each support in the inner loss, 0 or more; 0 by default.
+        knn: weight, 0 to 1, of the votes of the memory's words that are most like a word (`pymetaner.knn`); 0 by
+            default. The first call reads the memory's sentences for it.
         engine: ``"reference"``, the sequential loop; ``"batched"``, the same logits for whole batches at once;
             ``"auto"``, the batched one where the network and the memory allow it.
         exclude_self: leave a sentence of the memory out of the supports of the same sentence (same words).
@@ -143,10 +149,15 @@ def adapt(
         [('Marie Curie', 'PER'), ('Varsovia', 'LOC')]
     """
     sentences, single = as_sentences(x)
-    learning = Learning(
-        memory=model.memory if memory is None else memory,
+    learning = learning_of(
+        model,
+        memory,
         k=k,
-        inner=inner_step(model, lr, steps, inner_optimizer, lambda_max),
+        lr=lr,
+        steps=steps,
+        inner_optimizer=inner_optimizer,
+        lambda_max=lambda_max,
+        knn=knn,
         engine=engine,
         exclude_self=exclude_self,
     )
@@ -171,37 +182,6 @@ def predict(
     tagged, profile = tag(model, sentences, None, computation)
     results = [item.result(profile) for item in tagged]
     return results[0] if single else results
-
-
-def inner_step(
-    model: MetaNER, lr: float | Sequence[float] | None, steps: int, optimizer: InnerOptimizer, lambda_max: float = 0.0
-) -> InnerStep:
-    """The inner step of these settings, the model's own step size by default."""
-    if isinstance(lr, Sequence) and not isinstance(lr, str):
-        lr = tuple(lr)
-    step = InnerStep(lr=1.0 if lr is None else lr, steps=steps, optimizer=optimizer, lambda_max=lambda_max)
-    return step if lr is not None else replace(step, lr=model.settings.lr[optimizer])
-
-
-@dataclass(frozen=True)
-class Learning:
-    """What to learn from before tagging, and how; the arguments of `adapt`."""
-
-    memory: Memory
-    k: int
-    inner: InnerStep
-    engine: EngineName = "auto"
-    exclude_self: bool = False
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.memory, Memory):
-            raise SettingError(
-                f"memory is a {type(self.memory).__name__}: expected a Memory; Memory(model) makes one, to add to"
-            )
-        if isinstance(self.k, bool) or not isinstance(self.k, int) or self.k < 0:
-            raise SettingError(f"k={self.k!r}: expected a whole number, 0 or more")
-        if self.engine not in ("auto", "batched", "reference"):
-            raise SettingError(f"engine={self.engine!r}: expected 'auto', 'batched' or 'reference'")
 
 
 @dataclass(frozen=True)
@@ -264,11 +244,12 @@ class _Tagging:
                 batch_size=computation.batch_size,
                 progress=computation.progress,
                 keep_lower=self.engine == "batched",
+                keep_hidden=self.learning is not None and self.learning.knn > 0,
             )
         base = decode([r.logits for r in readings], model.labels, model.settings.decoding)
         self._spent("reading", started)
         supports: list[tuple[Support, ...]] = [() for _ in sentences]
-        adapted = base
+        logits: list[NDArray[np.floating[Any]]] | None = None
         if self.learning is not None and self.learning.k and sentences:
             started = time.perf_counter()
             supports = _supports(model, sentences, np.stack([r.vector for r in readings]), self.learning)
@@ -278,12 +259,29 @@ class _Tagging:
                 Task(sentence, tuple(hit.sentence for hit in hits), reading.lower)
                 for sentence, hits, reading in zip(sentences, supports, readings, strict=True)
             ]
-            adapted = decode(self._logits(tasks, self.learning), model.labels, model.settings.decoding)
+            logits = self._logits(tasks, self.learning)
             self._spent("adapting", started)
+        if self.learning is not None and self.learning.knn and sentences:
+            started = time.perf_counter()
+            votes = self._votes(sentences, readings, self.learning)
+            logits = list(fused(logits or [r.logits for r in readings], votes, self.learning.knn))
+            self._spent("searching", started)
+        adapted = base if logits is None else decode(logits, model.labels, model.settings.decoding)
         return [
             Tagged(sentence, *before, *after, hits)
             for sentence, before, after, hits in zip(sentences, base, adapted, supports, strict=True)
         ]
+
+    def _votes(
+        self, sentences: Sequence[Sentence], readings: Sequence[Reading], learning: Learning
+    ) -> list[NDArray[np.float64]]:
+        memory = learning.memory
+        memory.check(self.model)
+        itself = [frozenset(memory.find(s)) for s in sentences] if learning.exclude_self else None
+        with computing_in(self.computation.precision, self.model.network):
+            return bank_of(self.model, memory).probabilities(
+                [reading.hidden for reading in readings], itself, batch_size=self.computation.batch_size
+            )
 
     def profile(self, sentences: int) -> Profile:
         """What was done so far."""

@@ -13,6 +13,7 @@ from pymetaner.cache import FactorCache
 from pymetaner.decode import decode
 from pymetaner.engine import Computation, InnerOptimizer, InnerStep, Precision, Task, Work, batched_logits
 from pymetaner.errors import EmptyDataError, SettingError
+from pymetaner.knn import bank_of, fused
 from pymetaner.memory import Memory
 from pymetaner.model import MetaNER
 from pymetaner.network import adapted_groups
@@ -32,11 +33,13 @@ class Trial:
     Attributes:
         k: supports of a sentence; 0 for tagging without adapting.
         inner: the inner step; None without adapting.
+        knn: weight of the nearest labelled words.
         score: of the memory's sentences, each adapted on others only.
     """
 
     k: int
     inner: InnerStep | None
+    knn: float
     score: Score
 
 
@@ -61,13 +64,14 @@ class Calibration:
         """What to give to `pymetaner.adapt`: ``adapt(model, x, **calibration.arguments)``."""
         inner = self.best.inner
         if inner is None:
-            return {"k": 0}
+            return {"k": 0, "knn": self.best.knn}
         return {
             "k": self.best.k,
             "lr": list(inner.lr) if isinstance(inner.lr, tuple) else inner.lr,
             "steps": inner.steps,
             "inner_optimizer": inner.optimizer,
             "lambda_max": inner.lambda_max,
+            "knn": self.best.knn,
         }
 
     def __str__(self) -> str:
@@ -84,6 +88,7 @@ def calibrate(
     *,
     ks: Sequence[int] = (2, 4, 8),
     lrs: Sequence[float] | None = None,
+    knns: Sequence[float] = (0.3, 0.5, 0.7),
     optimizer: InnerOptimizer = "sgd",
     most: int = 50,
     batch_size: int = 16,
@@ -93,7 +98,8 @@ def calibrate(
     """The supports, step size, steps and layers that tag the memory's own sentences best.
 
     Each sentence is tagged after adapting on others of the memory, never on itself. First every pair of `ks` and `lrs`
-    is tried, then more steps and fewer layers with the best pair; not adapting wins unless something scores better.
+    is tried, then more steps and fewer layers with the best pair, then the weight of the nearest labelled words; not
+    adapting wins unless something scores better.
     What supports give to a step is computed once, so a trial costs little more than tagging.
 
     Args:
@@ -101,6 +107,7 @@ def calibrate(
         memory: labelled sentences; `model.memory` by default.
         ks: numbers of supports to try.
         lrs: step sizes to try; those usual for the optimiser by default.
+        knns: weights of the nearest labelled words to try, with the best step and without a step.
         optimizer: what takes the inner steps.
         most: the most sentences to tag, spread over the memory.
         batch_size: the most sentences in a batch.
@@ -135,7 +142,11 @@ def calibrate(
     if best.inner is not None:
         tried += [trials.adapted(best.k, inner) for inner in _variations(model, best.inner)]
         best = max(tried, key=_f1)
-    return Calibration(best, plain, tuple(tried), len(trials.sentences))
+    for weight in knns:
+        tried.append(trials.fused(best, weight))
+        if best is not plain:
+            tried.append(trials.fused(plain, weight))
+    return Calibration(max(tried, key=_f1), plain, tuple(tried), len(trials.sentences))
 
 
 def _f1(trial: Trial) -> float:
@@ -161,7 +172,11 @@ class _Trials:
         ids = memory.ids[:: -(-len(memory) // most)].tolist()
         self.sentences: list[Sentence] = [memory[i] for i in ids]
         blind = [sentence.with_tags(None) for sentence in self.sentences]
-        self.readings = model.read(blind, batch_size=computation.batch_size, keep_lower=True)
+        self.readings = model.read(blind, batch_size=computation.batch_size, keep_lower=True, keep_hidden=True)
+        itself = [frozenset(memory.find(sentence)) for sentence in self.sentences]
+        hidden = [reading.hidden for reading in self.readings]
+        self.votes = bank_of(model, memory).probabilities(hidden, itself, batch_size=computation.batch_size)
+        self.logits: dict[tuple[int, InnerStep | None], list[Any]] = {}
         vectors = np.stack([reading.vector for reading in self.readings])
         hits = memory.search(vectors, k, exclude_self=self.sentences)
         self.supports = [tuple(hit.sentence for hit in found) for found in hits]
@@ -170,7 +185,7 @@ class _Trials:
 
     def plain(self) -> Trial:
         """Tagging without adapting."""
-        return Trial(0, None, self._scored([reading.logits for reading in self.readings]))
+        return self._trial(0, None, 0.0, [reading.logits for reading in self.readings])
 
     def adapted(self, k: int, inner: InnerStep) -> Trial:
         """Tagging after inner steps on the `k` nearest."""
@@ -183,8 +198,14 @@ class _Trials:
         computation = Computation(self.computation.batch_size, self.computation.precision, cache)
         with torch.inference_mode(False):
             logits = batched_logits(self.model, tasks, inner, computation, Work())
-        return Trial(k, inner, self._scored(logits))
+        return self._trial(k, inner, 0.0, logits)
 
-    def _scored(self, logits: list[Any]) -> Score:
+    def fused(self, trial: Trial, weight: float) -> Trial:
+        """The same with the votes of the nearest labelled words."""
+        return self._trial(trial.k, trial.inner, weight, fused(self.logits[trial.k, trial.inner], self.votes, weight))
+
+    def _trial(self, k: int, inner: InnerStep | None, knn: float, logits: list[Any]) -> Trial:
+        if not knn:
+            self.logits[k, inner] = logits
         tagged = decode(logits, self.model.labels, self.model.settings.decoding)
-        return score([s.tags or () for s in self.sentences], [tags for tags, _ in tagged])
+        return Trial(k, inner, knn, score([s.tags or () for s in self.sentences], [tags for tags, _ in tagged]))

@@ -31,7 +31,7 @@ from pymetaner.network import (
 from pymetaner.progress import track
 from pymetaner.sentence import Sentence
 from pymetaner.settings import Settings
-from pymetaner.windows import Window, WordLogits, WordTokenizer, pack
+from pymetaner.windows import Window, WordRows, WordTokenizer, pack
 
 if TYPE_CHECKING:
     from pymetaner.engine import Precision
@@ -267,6 +267,7 @@ class MetaNER(nn.Module, ModelHubMixin):
         batch_size: int = 32,
         progress: bool = False,
         keep_lower: bool = False,
+        keep_hidden: bool = False,
     ) -> list[reading.Reading]:
         """Word logits and sentence vector of each sentence, one pass of the encoder.
 
@@ -275,8 +276,16 @@ class MetaNER(nn.Module, ModelHubMixin):
             batch_size: the most windows in a batch.
             progress: show a progress bar.
             keep_lower: also give the hidden states after the frozen layers, if the network can go on from there.
+            keep_hidden: also give the last hidden state of each word.
         """
-        return reading.read(self, sentences, batch_size=batch_size, progress=progress, keep_lower=keep_lower)
+        return reading.read(
+            self,
+            sentences,
+            batch_size=batch_size,
+            progress=progress,
+            keep_lower=keep_lower,
+            keep_hidden=keep_hidden,
+        )
 
     def word_logits(
         self,
@@ -301,10 +310,10 @@ class MetaNER(nn.Module, ModelHubMixin):
             gathered.add(windows, run(windows))
         return gathered.rows
 
-    def empty_logits(self, sentences: Sequence[Sentence]) -> WordLogits:
+    def empty_logits(self, sentences: Sequence[Sentence]) -> WordRows:
         """Zeros for the logits of each word: float64 if the model is, else float32."""
         dtype = np.float64 if self.network.dtype == torch.float64 else np.float32
-        return WordLogits([len(sentence) for sentence in sentences], len(self.labels.tags), dtype)
+        return WordRows([len(sentence) for sentence in sentences], len(self.labels.tags), dtype)
 
     def batches(self, sentences: Sequence[Sentence], batch_size: int) -> list[list[Window]]:
         """The windows of some sentences in groups of like length, at most `batch_size` in each."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from pymetaner.pooling import Pool
 from pymetaner.progress import track
 from pymetaner.sentence import Sentence
 from pymetaner.view import borrowed_view
-from pymetaner.windows import Window, make_batch
+from pymetaner.windows import Window, WordRows, make_batch
 
 if TYPE_CHECKING:
     from pymetaner.model import MetaNER
@@ -31,11 +31,13 @@ class Reading:
         logits: (W, C), a row a word: float64 if the model is, else float32.
         vector: (d,) float32, the unit sentence vector; zero for a sentence without words.
         lower: hidden states (T, d) after the frozen layers, of each window, if they were asked for.
+        hidden: (W, d) float32, last hidden state of each word's labelled piece, if they were asked for.
     """
 
     logits: NDArray[np.floating[Any]]
     vector: NDArray[np.float32]
     lower: tuple[Tensor, ...] = ()
+    hidden: NDArray[np.floating[Any]] = field(default_factory=lambda: np.empty((0, 0), np.float32))
 
 
 def embed(model: MetaNER, sentences: Sequence[Sentence], *, batch_size: int, progress: bool) -> NDArray[np.float32]:
@@ -54,9 +56,16 @@ def embed(model: MetaNER, sentences: Sequence[Sentence], *, batch_size: int, pro
 
 
 def read(
-    model: MetaNER, sentences: Sequence[Sentence], *, batch_size: int, progress: bool, keep_lower: bool
+    model: MetaNER,
+    sentences: Sequence[Sentence],
+    *,
+    batch_size: int,
+    progress: bool,
+    keep_lower: bool,
+    keep_hidden: bool,
 ) -> list[Reading]:
     """`MetaNER.read`."""
+    last = WordRows([len(sentence) for sentence in sentences], model.dim if keep_hidden else 0, np.float32)
     pool = Pool(len(sentences), model.dim, model.settings.pooling)
     lowers: list[dict[int, Tensor]] = [{} for _ in sentences]
     with borrowed_view(model.network, model.settings.freeze_layers) as view, torch.inference_mode():
@@ -65,7 +74,9 @@ def read(
             batch = make_batch(windows, model.pad_id).to(model.device)
             lower = view.lower(batch.input_ids, batch.attention_mask)
             logits = view.upper(batch.input_ids, batch.attention_mask, lower)
-            assert view.tapped is not None
+            assert view.tapped is not None and view.last is not None
+            if keep_hidden:
+                last.add(windows, view.last)
             pool.add(batch, view.tapped)
             if keep_lower and lower is not None:
                 for window, hidden in zip(windows, lower, strict=True):
@@ -74,6 +85,6 @@ def read(
 
         logits = model.word_logits(sentences, run, batch_size=batch_size, progress=progress, title="reading")
     return [
-        Reading(rows, vector, tuple(known[first] for first in sorted(known)))
-        for rows, vector, known in zip(logits, pool.unit(), lowers, strict=True)
+        Reading(rows, vector, tuple(known[first] for first in sorted(known)), hidden)
+        for rows, vector, known, hidden in zip(logits, pool.unit(), lowers, last.rows, strict=True)
     ]

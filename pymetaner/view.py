@@ -36,6 +36,7 @@ class View:
         weights: changes whenever a weight does.
         unheard: those that are not called as a Linear or LayerNorm, so that what they read is not known.
         tapped: hidden states (B, T, d) of the last pass after the frozen layers, or the last layer if none is frozen.
+        last: hidden states (B, T, d) of the last pass after the last layer, which the head read.
         source: for each Linear, the first one that reads the same tensor: query, key and value share their input.
         one_by_one: a module reads something that belongs to no sentence (DeBERTa projects its relative positions with
             the weights that project words), so that only one window may pass at a time.
@@ -62,6 +63,7 @@ class View:
         self.source: dict[str, str] = {}
         self.one_by_one = False
         self.tapped: Tensor | None = None
+        self.last: Tensor | None = None
         layers_of(self.network)[frozen - 1].register_forward_hook(self._tap)
         with torch.no_grad():
             self._split(frozen, self._study())
@@ -87,7 +89,8 @@ class View:
         """Logits (B, T, C) from what `lower` gave, the adapted modules heard by a listener."""
         self._given, self._listener = lower, listener
         try:
-            return forward(self.network, ids, mask)[0]
+            logits, self.last = forward(self.network, ids, mask)
+            return logits
         finally:
             self._given = self._listener = None
 
@@ -186,6 +189,6 @@ def borrowed_view(network: PreTrainedModel, frozen: int) -> Iterator[View]:
     try:
         yield view
     finally:
-        view.tapped = None
+        view.tapped = view.last = None
         with _lock:
             _views[network].append((state, view))

@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerBase
 from pymetaner.errors import SettingError
 from pymetaner.sentence import Sentence
 
-__all__ = ["IGNORE", "Batch", "Window", "WordLogits", "WordTokenizer", "make_batch", "pack"]
+__all__ = ["IGNORE", "Batch", "Window", "WordRows", "WordTokenizer", "make_batch", "pack"]
 
 IGNORE = -100
 _WORD_MARKS = ("▁", "Ġ")
@@ -226,22 +226,22 @@ def pack(lengths: Sequence[int], most: int, *, pieces: int = 1 << 62, overhead: 
     return groups[::-1]
 
 
-class WordLogits:
-    """Logits of words, put together from the windows of some sentences.
+class WordRows:
+    """A row for each word, its logits say, put together from the windows of some sentences.
 
     Args:
         lengths: how many words each sentence has.
-        classes: C, logits a word.
+        width: C, numbers a word.
         dtype: float64 or float32.
     """
 
-    def __init__(self, lengths: Sequence[int], classes: int, dtype: type[np.floating[Any]]) -> None:
-        self.rows: list[NDArray[np.floating[Any]]] = [np.zeros((length, classes), dtype) for length in lengths]
+    def __init__(self, lengths: Sequence[int], width: int, dtype: type[np.floating[Any]]) -> None:
+        self.rows: list[NDArray[np.floating[Any]]] = [np.zeros((length, width), dtype) for length in lengths]
         self._dtype = dtype
 
-    def add(self, windows: Sequence[Window], logits: Tensor) -> None:
-        """Take in the logits (B, T, C) of B padded windows."""
-        values = logits.to("cpu", torch.float64 if self._dtype == np.float64 else torch.float32).numpy()
-        for window, row in zip(windows, values, strict=True):
+    def add(self, windows: Sequence[Window], values: Tensor) -> None:
+        """Take in the rows (B, T, C) of B padded windows."""
+        numbers = values.to("cpu", torch.float64 if self._dtype == np.float64 else torch.float32).numpy()
+        for window, row in zip(windows, numbers, strict=True):
             first, last = window.words
             self.rows[window.sentence][first:last] = row[list(window.positions)]

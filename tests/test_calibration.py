@@ -26,6 +26,8 @@ def test_scores_are_those_of_sentences_left_out(model, optimizer):
     similar = vectors @ vectors.T
     np.fill_diagonal(similar, -2)
     for trial in found.trials:
+        if trial.knn:
+            continue  # tests/test_knn.py
         tasks = [
             Task(s, tuple(CORPUS[j] for j in np.argsort(-similar[i], kind="stable")[: trial.k]))
             for i, s in enumerate(CORPUS)
@@ -44,8 +46,8 @@ def _adapting_is_best(monkeypatch):
 
 @pytest.mark.usefixtures("_adapting_is_best")
 def test_what_it_found_goes_into_adapt(model):
-    found = calibrate(model, ks=(2,), lrs=(0.3,))
-    assert found.arguments == {"k": 2, "lr": 0.3, "steps": 3, "inner_optimizer": "sgd", "lambda_max": 0.0}
+    found = calibrate(model, ks=(2,), lrs=(0.3,), knns=())
+    assert found.arguments == {"k": 2, "lr": 0.3, "steps": 3, "inner_optimizer": "sgd", "lambda_max": 0.0, "knn": 0.0}
     tokens = [list(s.words) for s in CORPUS]
     results = adapt(model, tokens, exclude_self=True, **found.arguments)
     tags = [sentence.with_tags(None) for sentence in CORPUS]
@@ -63,8 +65,8 @@ def iob2(result, length):
 
 
 def test_not_adapting_wins_unless_something_is_better(model):
-    found = calibrate(model, ks=(1,), lrs=(1e-9,))
-    assert found.best == found.plain and found.arguments == {"k": 0}
+    found = calibrate(model, ks=(1,), lrs=(1e-9,), knns=())
+    assert found.best == found.plain and found.arguments == {"k": 0, "knn": 0.0}
     texts = [s.text for s in CORPUS[:3]]
     plain, adapted = predict(model, texts), adapt(model, texts, **found.arguments)
     assert [r.entities for r in adapted] == [r.entities for r in plain]
@@ -83,7 +85,7 @@ def test_a_large_memory_is_sampled_over_all_of_it(model):
 
 @pytest.mark.usefixtures("_adapting_is_best")
 def test_more_steps_and_fewer_layers_are_tried_with_the_best(model):
-    found = calibrate(model, ks=(2,), lrs=(0.3,))
+    found = calibrate(model, ks=(2,), lrs=(0.3,), knns=())
     tried = [(t.inner.lr, t.inner.steps) for t in found.trials[1:]]
     assert tried[:3] == [(0.3, 1), (0.3, 2), (0.3, 3)]
     assert set(tried[3:]) == {((0.0, 0.3, 0.3), 1), ((0.0, 0.0, 0.3), 1)}

@@ -13,8 +13,8 @@ from tiny import CORPUS, OVERLAP, WINDOW, model_of, network_of, tokenizer_of
 from torch.func import functional_call
 
 from pymetaner import adapt, evaluate
-from pymetaner.adaptation import Learning, inner_step
 from pymetaner.errors import EmptyDataError, SettingError
+from pymetaner.learning import Learning, inner_step
 from pymetaner.model import MetaNER
 from pymetaner.network import adapted_groups, adapted_parameters
 from pymetaner.sentence import Sentence

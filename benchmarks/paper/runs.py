@@ -15,8 +15,8 @@ import numpy as np
 import torch
 
 from pymetaner import FactorCache, Memory, MetaNER, MetaSettings, Sentence, TrainSettings, evaluate, read, train
-from pymetaner.adaptation import Learning
 from pymetaner.engine import InnerStep, Precision
+from pymetaner.learning import Learning
 from pymetaner.scoring import sentence_counts
 from pymetaner.words import regroup
 

@@ -7,7 +7,7 @@ import sys
 import time
 from dataclasses import replace
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -23,7 +23,11 @@ if TYPE_CHECKING:
 __all__ = ["demo"]
 
 
-def demo(model: options.ModelOption = None, k: options.K = 2, threads: options.Threads = None) -> None:
+def demo(
+    model: options.ModelOption = None,
+    k: Annotated[int, typer.Option("--k", "-k", min=1, help="Labelled sentences to adapt on.")] = 2,
+    threads: options.Threads = None,
+) -> None:
     """Adapt a model to sentences of 16 languages, then add two labelled ones and look again."""
     script = json.loads(files("pymetaner.cli").joinpath("demo.json").read_text(encoding="utf-8"))
     net = load_model(model, threads=threads)

@@ -15,8 +15,8 @@ from pymetaner.cli.loading import counted, load_model, opened_memory, read_file,
 from pymetaner.cli.output import print_json, print_rich, say
 
 if TYPE_CHECKING:
-    from pymetaner.adaptation import Learning
     from pymetaner.evaluation import Evaluation
+    from pymetaner.learning import Learning
     from pymetaner.model import MetaNER
     from pymetaner.readers import Corpus
     from pymetaner.scoring import Score
@@ -30,6 +30,7 @@ _ONLY_ADAPTED = {
     "lr": "--lr",
     "inner_optimizer": "--inner-optimizer",
     "lambda_max": "--lambda-max",
+    "knn": "--knn",
     "engine": "--engine",
     "exclude_self": "--exclude-self",
 }
@@ -46,11 +47,12 @@ def evaluate(
     ] = "strict",
     as_json: options.JsonOption = False,
     memory: options.MemoryOption = None,
-    k: options.K = 2,
-    steps: options.Steps = 1,
+    k: options.K = None,
+    steps: options.Steps = None,
     lr: options.InnerLr = None,
-    inner_optimizer: options.InnerOptimizer = "sgd",
-    lambda_max: options.LambdaMax = 0.0,
+    inner_optimizer: options.InnerOptimizer = None,
+    lambda_max: options.LambdaMax = None,
+    knn: options.Knn = None,
     engine: options.Engine = "auto",
     exclude_self: options.ExcludeSelf = False,
     format: options.FormatOption = None,
@@ -72,14 +74,25 @@ def evaluate(
         options.refuse_unused(context, _ONLY_ADAPTED, "adapting: give --adapt too")
     reading = reading_options(format, delimiter, word_column, tag_column, notation, encoding)
     net = load_model(model, device, threads)
-    from pymetaner.adaptation import Learning, inner_step
     from pymetaner.evaluation import evaluate as evaluate_model
+    from pymetaner.learning import learning_of
 
     results: list[tuple[Path, Corpus, Evaluation]] = []
     with _memory(net, memory, adapted) as bank:
         learning = None
         if bank is not None:
-            learning = Learning(bank, k, inner_step(net, lr, steps, inner_optimizer, lambda_max), engine, exclude_self)
+            learning = learning_of(
+                net,
+                bank,
+                k=k,
+                lr=lr,
+                steps=steps,
+                inner_optimizer=inner_optimizer,
+                lambda_max=lambda_max,
+                knn=knn,
+                engine=engine,
+                exclude_self=exclude_self,
+            )
         for path in files:
             corpus = read_file(path, reading)
             evaluation = evaluate_model(
@@ -183,6 +196,7 @@ def _as_dict(
             "steps": learning.inner.steps,
             "lr": learning.inner.lr,
             "inner_optimizer": learning.inner.optimizer,
+            "knn": learning.knn,
             "engine": learning.engine,
             "exclude_self": learning.exclude_self,
         }

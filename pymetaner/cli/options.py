@@ -53,17 +53,38 @@ MemoryOption = Annotated[
         rich_help_panel=_ADAPTING,
     ),
 ]
-K = Annotated[int, typer.Option("--k", "-k", min=1, help="Labelled sentences to adapt on.", rich_help_panel=_ADAPTING)]
-Steps = Annotated[int, typer.Option(min=1, help="Inner steps.", rich_help_panel=_ADAPTING)]
+K = Annotated[
+    int | None,
+    typer.Option(
+        "--k",
+        "-k",
+        min=0,
+        help="Labelled sentences to adapt on; what `memory calibrate` found, or 2, if not given.",
+        rich_help_panel=_ADAPTING,
+    ),
+]
+Steps = Annotated[int | None, typer.Option("--steps", min=1, help="Inner steps; 1.", rich_help_panel=_ADAPTING)]
 InnerLr = Annotated[
     float | None, typer.Option("--lr", help="Inner step size; the model's own if not given.", rich_help_panel=_ADAPTING)
 ]
 InnerOptimizer = Annotated[
-    Literal["sgd", "bertadam"], typer.Option(help="What takes the inner steps.", rich_help_panel=_ADAPTING)
+    Literal["sgd", "bertadam"] | None,
+    typer.Option("--inner-optimizer", help="What takes the inner steps; sgd.", rich_help_panel=_ADAPTING),
 ]
 LambdaMax = Annotated[
-    float,
-    typer.Option(min=0, help="Weight of the largest loss of each labelled sentence.", rich_help_panel=_ADAPTING),
+    float | None,
+    typer.Option(
+        "--lambda-max",
+        min=0,
+        help="Weight of the largest loss of each labelled sentence; 0.",
+        rich_help_panel=_ADAPTING,
+    ),
+]
+Knn = Annotated[
+    float | None,
+    typer.Option(
+        "--knn", min=0, max=1, help="Weight of the nearest labelled words' votes; 0.", rich_help_panel=_ADAPTING
+    ),
 ]
 Engine = Annotated[
     Literal["auto", "batched", "reference"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -212,6 +213,7 @@ class Memory:
     def clear(self) -> int:
         """Removes everything, and returns how many sentences there were. Raises as `remove` does."""
         with self._mirror.changing() as store:
+            store.write_note("calibration", None)
             return store.delete(None)
 
     def search(
@@ -235,11 +237,30 @@ class Memory:
         return search(self._mirror, vectors, k, exclude_self)
 
     def calibrate(self, **settings: Any) -> Calibration:
-        """The settings of adapting that suit this memory and the model it was opened with: `pymetaner.calibrate`."""
+        """The settings of adapting that suit this memory and the model it was opened with: `pymetaner.calibrate`.
+
+        They are kept in the memory (unless it is read only), and `pymetaner.adapt` uses them where it is given none.
+        """
         # calibration.py stands above this module; the method is here for those who look for it on the memory.
         from pymetaner.calibration import calibrate
 
-        return calibrate(self.encoder, self, **settings)  # type: ignore[arg-type]  # a memory of a model has a model
+        found = calibrate(self.encoder, self, **settings)  # type: ignore[arg-type]  # a memory of a model has a model
+        if not self.read_only:
+            with self._mirror.changing() as store:
+                store.write_note("calibration", json.dumps(found.arguments))
+        return found
+
+    @property
+    def calibration(self) -> dict[str, Any] | None:
+        """The arguments for `pymetaner.adapt` that the last `calibrate` found; None if there was none."""
+        with self._mirror.current() as store:
+            found = store.note("calibration")
+        return None if found is None else dict(json.loads(found))
+
+    def find(self, sentence: Sentence) -> list[int]:
+        """The ids of every entry with the words of a sentence, whatever its tags."""
+        with self._mirror.current() as store:
+            return sorted(ids_of(store, sentence))
 
     def sources(self) -> dict[str, list[int]]:
         """The ids that came from each source; e.g. ``memory.remove(memory.sources()["old.conll"])``."""

@@ -151,6 +151,17 @@ class Store:
         """A number that changes when, and only when, another connection has changed the file."""
         return int(self._database.execute("PRAGMA data_version").fetchone()[0])
 
+    def note(self, key: str) -> str | None:
+        """What was noted down under a key beside the facts."""
+        row = self._database.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        return None if row is None else str(row[0])
+
+    def write_note(self, key: str, value: str | None) -> None:
+        """Notes something down; None takes it out again."""
+        self._database.execute("DELETE FROM meta WHERE key = ?", (key,))
+        if value is not None:
+            self._database.execute("INSERT INTO meta VALUES (?, ?)", (key, value))
+
     def facts(self) -> Facts:
         found = dict(self._database.execute("SELECT key, value FROM meta"))
         try:

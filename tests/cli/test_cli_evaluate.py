@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 import pymetaner
-from pymetaner.adaptation import Learning, inner_step
 from pymetaner.evaluation import Evaluation
+from pymetaner.learning import Learning, inner_step
 
 
 @pytest.fixture
