@@ -262,12 +262,13 @@ class BatchedEngine:
             # Labels are looked up by the sentence of a window, which here is its place in the group.
             placed = [replace(windows[i], sentence=place) for place, i in enumerate(group)]
             batch = make_batch(placed, self.model.pad_id).to(self.model.device)
-            labels = batch.labels([self._supports[rows[i][0]].tag_ids for i in group])
+            labels = batch.labels([self._supports[rows[i][0]].tag_ids for i in group], self.model.words.others)
             lower = _padded([self._lower.get(rows[i]) for i in group])
             with self._computing():
                 if lower is None:
                     lower = self.view.lower(batch.input_ids, batch.attention_mask)
-                    if lower is not None and self.inner.steps > 1:
+                    # With dropout, a further step draws other hidden states.
+                    if lower is not None and self.inner.steps > 1 and not self.view.network.training:
                         for place, i in enumerate(group):
                             self._lower[rows[i]] = lower[place, : len(windows[i].ids)]
                 factors = factors_of(

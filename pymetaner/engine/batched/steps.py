@@ -181,7 +181,8 @@ class TakenSteps:
             tile = slice(at, at + size)
             factors = [tensor[tile] for pair in zip(gradients, inputs, strict=True) for tensor in pair]
             if torch.is_grad_enabled():
-                moved.append(checkpoint(_times_steps, x[tile], rate, *factors, use_reentrant=False))
+                kept = {"use_reentrant": False, "preserve_rng_state": False}  # nothing random is computed again
+                moved.append(checkpoint(_times_steps, x[tile], rate, *factors, **kept))
             else:
                 moved.append(_times_steps(x[tile], rate, *factors))
         return (y - rate * torch.cat(moved)).to(dtype)
