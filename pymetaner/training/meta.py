@@ -98,7 +98,8 @@ class MetaObjective:
             of_row = logits.new_tensor(pieces[rows]), logits.new_tensor(counts[rows])
             return batch_loss(logits, labels, lambda_max, pieces=of_row[0], sentences=of_row[1])
 
-        rates = self.rates.exp() * (share if self.meta.scheduled else 1.0)
+        tensor = self.rates.exp() * (share if self.meta.scheduled else 1.0)
+        rates = tensor if self.meta.learn_rates else tensor.tolist()  # numbers, so that a GPU need not be waited for
         by_module = {name: rates[i] for i, group in enumerate(self.groups) for name in group}
         # Batches that share a graph, of step sizes or of supports, go back together.
         together = self.meta.learn_rates or self.meta.order == 2

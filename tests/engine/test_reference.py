@@ -14,7 +14,7 @@ from tiny import ARCHITECTURES, CORPUS, model_of
 from torch import nn
 
 from pymetaner.engine import InnerStep, Task
-from pymetaner.engine.bertadam import bertadam_update, first_step_, steps_of
+from pymetaner.engine.bertadam import bertadam_update, steps_of, steps_of_
 from pymetaner.errors import SettingError
 from pymetaner.model import MetaNER
 from pymetaner.sentence import Sentence
@@ -185,4 +185,5 @@ def test_steps_of_many_weights_are_those_of_each(scale):
                 bertadam_update(weight, gradient[b], first, second, 1e-3)
             expected = (1 - 1e-5) ** steps - 1e-3 * moved[b]
             torch.testing.assert_close(weight, expected, rtol=1e-12, atol=1e-15)
-    torch.testing.assert_close(first_step_(gradients[0].clone()), steps_of(gradients[:1], 0.0), rtol=1e-12, atol=0)
+        in_place = steps_of_([gradient.clone() for gradient in gradients[:steps]], 1e-3 * 0.01)
+        torch.testing.assert_close(in_place, moved, rtol=1e-12, atol=0)
