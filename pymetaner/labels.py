@@ -54,6 +54,26 @@ class LabelScheme:
         others = _OTHERS if label_all_pieces else ()
         return cls(("O", *(f"{kind}-{name}" for name in names for kind in "BI"), *others), "IOB2")
 
+    def with_types(self, types: Iterable[str]) -> LabelScheme:
+        """The scheme with the tags of further entity types, in its own notation, behind those it has.
+
+        Example:
+            >>> LabelScheme.from_types(["PER"]).with_types(["LOC"]).tags
+            ('O', 'B-PER', 'I-PER', 'B-LOC', 'I-LOC')
+        """
+        of_type: dict[str, list[str]] = {}
+        for tag, (letter, name) in zip(self.tags, self._parts, strict=True):
+            if letter != "O":
+                of_type.setdefault(name, []).append(tag)
+        known, patterns = max(of_type.items(), key=lambda item: len(item[1]))
+        added = [
+            tag.removesuffix(known) + name if tag.endswith(known) else name + tag.removeprefix(known)
+            for name in dict.fromkeys(types)
+            if name not in of_type
+            for tag in patterns
+        ]
+        return LabelScheme((*self.tags, *added), self.notation)
+
     @classmethod
     def from_tags(cls, tags: Sequence[str]) -> LabelScheme:
         """The scheme of a checkpoint's ``id2label``, its notation read off the tags.

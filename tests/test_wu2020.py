@@ -130,7 +130,7 @@ def test_steps_are_those_of_the_official_loop(tmp_path, lr, within):
 
 def test_the_preset_has_every_official_setting():
     assert wu2020.META.inner() == InnerStep(lr=3e-5, steps=2, optimizer="bertadam", lambda_max=2.0)
-    assert wu2020.TEST == InnerStep(lr=1e-5, steps=1, optimizer="bertadam")
+    assert InnerStep(lr=1e-5, steps=1, optimizer="bertadam") == wu2020.TEST
     run = wu2020.TRAIN
     assert (run.steps, run.batch_size, run.optimizer, run.lr) == (3001, 32, "bertadam", 3e-5)
     assert (run.warmup, run.weight_decay, run.clip, run.mask_probability, run.lambda_max) == (0.1, 0.01, 1.0, 0.2, 2.0)
@@ -269,7 +269,7 @@ def test_the_official_test_drops_the_best_hit_of_the_raw_encoder():
         tagged.append(model.labels.decode(words))
     expected = score([s.tags or () for s in CORPUS], tagged, scoring="conlleval")
     assert found == expected
-    assert 0 < expected.predicted
+    assert expected.predicted > 0
 
 
 @pytest.mark.parametrize(
