@@ -22,7 +22,7 @@ from benchmarks.contest import Row, plot, rows_of
 from pymetaner.ops import backend
 
 HERE = Path(__file__).parent
-GROUPS = ("engine", "loss", "topk")
+GROUPS = ("engine", "loss", "meta", "topk")
 
 
 def run(group: str, quick: bool) -> list[Row]:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pymetaner.default import default_model
     from pymetaner.errors import PymetanerError
     from pymetaner.evaluation import Evaluation, evaluate
+    from pymetaner.extension import extend
     from pymetaner.labels import LabelScheme
     from pymetaner.memory import Memory
     from pymetaner.model import MetaNER
@@ -53,6 +54,7 @@ _HOMES = {
     "cosine_topk": "ops",
     "default_model": "default",
     "evaluate": "evaluation",
+    "extend": "extension",
     "from_dataset": "readers",
     "masked_token_loss": "ops",
     "predict": "adaptation",
@@ -83,6 +85,7 @@ __all__ = [
     "cosine_topk",
     "default_model",
     "evaluate",
+    "extend",
     "from_dataset",
     "masked_token_loss",
     "predict",

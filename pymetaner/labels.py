@@ -14,6 +14,8 @@ from pymetaner.tagging import Notation, from_iob2, split_tags, to_iob2
 
 __all__ = ["LabelScheme"]
 
+_OTHERS = ("X", "[CLS]", "[SEP]")  # further pieces of a word, the special piece in front, the one at the end
+
 
 @dataclass(frozen=True)
 class LabelScheme:
@@ -37,12 +39,40 @@ class LabelScheme:
     notation: Notation
 
     @classmethod
-    def from_types(cls, types: Iterable[str]) -> LabelScheme:
-        """The IOB2 scheme of some entity types, ``"O"`` first."""
+    def from_types(cls, types: Iterable[str], *, label_all_pieces: bool = False) -> LabelScheme:
+        """The IOB2 scheme of some entity types, ``"O"`` first.
+
+        Args:
+            types: the entity types.
+            label_all_pieces: every piece carries a label, as in the official code of Wu et al. (2020): beside the first
+                piece of each word, further ones ``"X"`` and the special ones ``"[CLS]"`` and ``"[SEP]"``, last in the
+                scheme. No word is ever tagged with these.
+        """
         names = list(dict.fromkeys(types))
         if not names or any(not name or name == "O" for name in names):
             raise LabelSchemeError(f"entity types {names!r}: expected one or more non-empty names other than 'O'")
-        return cls(("O", *(f"{kind}-{name}" for name in names for kind in "BI")), "IOB2")
+        others = _OTHERS if label_all_pieces else ()
+        return cls(("O", *(f"{kind}-{name}" for name in names for kind in "BI"), *others), "IOB2")
+
+    def with_types(self, types: Iterable[str]) -> LabelScheme:
+        """The scheme with the tags of further entity types, in its own notation, behind those it has.
+
+        Example:
+            >>> LabelScheme.from_types(["PER"]).with_types(["LOC"]).tags
+            ('O', 'B-PER', 'I-PER', 'B-LOC', 'I-LOC')
+        """
+        of_type: dict[str, list[str]] = {}
+        for tag, (letter, name) in zip(self.tags, self._parts, strict=True):
+            if letter != "O":
+                of_type.setdefault(name, []).append(tag)
+        known, patterns = max(of_type.items(), key=lambda item: len(item[1]))
+        added = [
+            tag.removesuffix(known) + name if tag.endswith(known) else name + tag.removeprefix(known)
+            for name in dict.fromkeys(types)
+            if name not in of_type
+            for tag in patterns
+        ]
+        return LabelScheme((*self.tags, *added), self.notation)
 
     @classmethod
     def from_tags(cls, tags: Sequence[str]) -> LabelScheme:
@@ -93,6 +123,19 @@ class LabelScheme:
     def types(self) -> frozenset[str]:
         """The entity types."""
         return frozenset(name for letter, name in self._parts if letter != "O")
+
+    @cached_property
+    def other_tags(self) -> tuple[int, int, int] | None:
+        """The ids of ``"[CLS]"``, ``"X"`` and ``"[SEP]"`` if the scheme labels every piece, else None."""
+        if not set(_OTHERS) <= set(self.tags):
+            return None
+        inside, before, after = map(self.tags.index, _OTHERS)
+        return before, inside, after
+
+    @cached_property
+    def outside(self) -> tuple[int, ...]:
+        """The ids of all tags that stand for no entity."""
+        return tuple(i for i, (letter, _) in enumerate(self._parts) if letter == "O")
 
     @cached_property
     def _ids(self) -> dict[tuple[str, str], int]:

@@ -87,7 +87,7 @@ class MetaNER(nn.Module, ModelHubMixin):
                 f"window={self.settings.window}: this encoder reads {longest} pieces at most; give Settings(window=...)"
             )
         adapted_modules(network, self.settings.freeze_layers)
-        self.words = WordTokenizer(tokenizer, self.settings.window, self.settings.overlap)
+        self.words = WordTokenizer(tokenizer, self.settings.window, self.settings.overlap, self.labels.other_tags)
         self._fingerprint: tuple[object, str] = (None, "")
         self._memory: Memory | None = None
         self.cache = FactorCache()
@@ -150,6 +150,7 @@ class MetaNER(nn.Module, ModelHubMixin):
         *,
         settings: Settings | None = None,
         seed: int = 0,
+        label_all_pieces: bool = False,
         **hub: Any,
     ) -> MetaNER:
         """A model to be trained: an encoder (folder or hub id) with a new token head for some entity types.
@@ -159,9 +160,10 @@ class MetaNER(nn.Module, ModelHubMixin):
             types: the entity types, e.g. ``["PER", "ORG", "LOC"]``.
             settings: how the model reads and tags.
             seed: fixes the weights of the new head.
+            label_all_pieces: label every piece and not only words (`LabelScheme.from_types`).
             hub: `revision`, `token`, `cache_dir`, `local_files_only`, `force_download`, as for `from_pretrained`.
         """
-        labels = LabelScheme.from_types(types)
+        labels = LabelScheme.from_types(types, label_all_pieces=label_all_pieces)
         return checkpoint.new(cls, checkpoint.find(encoder, **hub), labels, settings, seed)
 
     def save_pretrained(self, save_directory: str | PathLike[str], *, packed: bool = False, **_: Any) -> None:

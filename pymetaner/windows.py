@@ -9,7 +9,7 @@ dropped and nothing counts twice.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -21,11 +21,26 @@ from transformers import PreTrainedTokenizerBase
 from pymetaner.errors import SettingError
 from pymetaner.sentence import Sentence
 
-__all__ = ["IGNORE", "Batch", "Window", "WordRows", "WordTokenizer", "make_batch", "pack"]
+__all__ = ["IGNORE", "Batch", "OtherLabels", "Window", "WordRows", "WordTokenizer", "make_batch", "pack"]
 
 IGNORE = -100
 _WORD_MARKS = ("▁", "Ġ")
 _CACHED_WORDS = 200_000
+
+
+@dataclass(frozen=True)
+class OtherLabels:
+    """Labels of the pieces that carry no word's tag, in schemes that label every piece.
+
+    Attributes:
+        before: of each special piece in front.
+        inside: of every further piece of a word.
+        after: of each special piece at the end.
+    """
+
+    before: tuple[int, ...]
+    inside: int
+    after: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -37,12 +52,20 @@ class Window:
         ids: piece ids, special tokens included.
         words: (first, last + 1) of the words that this window owns.
         positions: for each owned word, the place of its labelled piece in `ids`.
+        pieces: (first, last + 1) of the owned words' pieces in `ids`.
     """
 
     sentence: int
     ids: tuple[int, ...]
     words: tuple[int, int]
     positions: tuple[int, ...]
+    pieces: tuple[int, int] = field(repr=False)  # follows from the others, and is no part of a run's digest
+
+    def labelled(self, others: OtherLabels | None) -> int:
+        """How many pieces `Batch.labels` labels."""
+        if others is None:
+            return len(self.positions)
+        return len(others.before) + self.pieces[1] - self.pieces[0] + len(others.after)
 
 
 @dataclass(frozen=True)
@@ -59,13 +82,22 @@ class Batch:
     input_ids: Tensor
     attention_mask: Tensor
 
-    def labels(self, tag_ids: Sequence[Sequence[int]]) -> Tensor:
-        """(B, T) int64 label of every labelled piece, IGNORE elsewhere, from the tag ids of each sentence."""
-        labels = np.full(tuple(self.input_ids.shape), IGNORE, dtype=np.int64)  # on the host: one transfer, no waiting
-        for row, window in enumerate(self.windows):
-            first, last = window.words
-            labels[row, list(window.positions)] = tag_ids[window.sentence][first:last]
-        return torch.from_numpy(labels).to(self.input_ids.device, non_blocking=True)
+    def labels(self, tag_ids: Sequence[Sequence[int]], others: OtherLabels | None = None) -> Tensor:
+        """(B, T) int64 label of every labelled piece, IGNORE elsewhere.
+
+        Args:
+            tag_ids: of the words of each sentence.
+            others: labels of all other pieces but those of words that a window does not own; None for none.
+        """
+        labels = np.full(tuple(self.input_ids.shape), IGNORE, dtype=np.int64)  # on the host: one transfer
+        for row, window in zip(labels, self.windows, strict=True):
+            if others is not None:
+                end = len(window.ids)
+                row[: len(others.before)] = others.before
+                row[slice(*window.pieces)] = others.inside
+                row[end - len(others.after) : end] = others.after
+            row[list(window.positions)] = tag_ids[window.sentence][slice(*window.words)]
+        return torch.from_numpy(labels).to(self.input_ids.device)
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on another device."""
@@ -79,12 +111,23 @@ class WordTokenizer:
         tokenizer: any tokenizer, fast or slow.
         window: the most pieces of a window, special tokens included.
         overlap: pieces shared by neighbouring windows of a long sentence.
+        other_tags: ids of the tags of special pieces in front, of further pieces of a word, and of special pieces at
+            the end, where the label scheme has them.
+
+    Attributes:
+        others: the same for each piece; None where only words are labelled.
 
     Raises:
         SettingError: if the window leaves no room for words or the overlap fills it.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, window: int, overlap: int) -> None:
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        window: int,
+        overlap: int,
+        other_tags: tuple[int, int, int] | None = None,
+    ) -> None:
         self.tokenizer = tokenizer
         self.overlap = overlap
         with_special = tokenizer("a")["input_ids"]
@@ -94,6 +137,10 @@ class WordTokenizer:
         )
         self.prefix: tuple[int, ...] = tuple(with_special[:start])
         self.suffix: tuple[int, ...] = tuple(with_special[start + len(bare) :])
+        self.others: OtherLabels | None = None
+        if other_tags is not None:
+            before, inside, after = other_tags
+            self.others = OtherLabels((before,) * len(self.prefix), inside, (after,) * len(self.suffix))
         self.room = window - len(self.prefix) - len(self.suffix)
         if self.room < 8 or not 0 <= overlap <= self.room // 2:
             raise SettingError(
@@ -166,6 +213,7 @@ class WordTokenizer:
                 ids=(*self.prefix, *ids, *self.suffix),
                 words=(owned_from, owned_to),
                 positions=tuple(begin[w] + words[w][1] + offset for w in owned),
+                pieces=(begin[owned_from] + offset, begin[owned_to] + offset),
             )
             owned_from = owned_to
 

@@ -30,13 +30,13 @@ def test_supports_are_the_nearest_other_sentences():
     vectors = model.embed(CORPUS)
     similar = vectors @ vectors.T
     np.fill_diagonal(similar, -2)
-    tasks = pseudo_tasks(model, CORPUS, 3)
+    tasks = pseudo_tasks(CORPUS, vectors, 3)
     for i, task in enumerate(tasks):
         assert task.query == CORPUS[i]
         assert list(task.supports) == [CORPUS[j] for j in np.argsort(-similar[i], kind="stable")[:3]]
-    assert len(pseudo_tasks(model, CORPUS[:2], 5)[0].supports) == 1
+    assert len(pseudo_tasks(CORPUS[:2], vectors[:2], 5)[0].supports) == 1
     with pytest.raises(EmptyDataError, match="two or more"):
-        pseudo_tasks(model, CORPUS[:1], 2)
+        pseudo_tasks(CORPUS[:1], vectors[:1], 2)
 
 
 @pytest.mark.parametrize("meta", [MetaSettings(lr=0.1), MetaSettings(lr=0.1, order=2, lambda_max=0.0, k=3)])

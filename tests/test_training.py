@@ -67,7 +67,7 @@ def test_the_parts_of_a_batch_add_up_to_its_loss(lambda_max):
     expected = sum(every) / len(every) + lambda_max * sum(largest) / 5
     (gradient,) = torch.autograd.grad(expected, logits)
     parts = [slice(0, 2), slice(2, 5)]
-    found = sum(batch_loss(logits[p], labels[p], lambda_max, words=len(every), sentences=5) for p in parts)
+    found = sum(batch_loss(logits[p], labels[p], lambda_max, pieces=len(every), sentences=5) for p in parts)
     torch.testing.assert_close(found, expected)
     torch.testing.assert_close(torch.autograd.grad(found, logits)[0], gradient)
 
@@ -77,14 +77,14 @@ def test_only_pieces_with_an_entity_tag_are_masked():
     labels = torch.randint(0, 5, (200, 50))
     labels[:, ::3] = IGNORE
     ids = torch.randint(10, 90, (200, 50))
-    masked = mask_entities(ids, labels, outside=2, mask_id=4, probability=0.2)
+    masked = mask_entities(ids, labels, outside=[2], mask_id=4, probability=0.2)
     entity = (labels != IGNORE) & (labels != 2)
     assert torch.equal(masked[~entity], ids[~entity])
     assert set(masked[entity & (masked != ids)].tolist()) == {4}
     assert (masked != ids).sum() / entity.sum() == pytest.approx(0.2, abs=0.02)
-    assert not torch.equal(masked, mask_entities(ids, labels, 2, 4, 0.2))  # drawn anew
-    assert torch.equal(mask_entities(ids, labels, 2, 4, 0.0), ids)
-    assert (mask_entities(ids, labels, 2, 4, 1.0)[entity] == 4).all()
+    assert not torch.equal(masked, mask_entities(ids, labels, [2], 4, 0.2))  # drawn anew
+    assert torch.equal(mask_entities(ids, labels, [2], 4, 0.0), ids)
+    assert (mask_entities(ids, labels, [2], 4, 1.0)[entity] == 4).all()
 
 
 def test_the_learning_rate_rises_and_falls_in_straight_lines():

@@ -63,10 +63,11 @@ def _complete(found: dict[str, dict[int, float]]) -> list[int]:
 
 
 def _cell(values: list[float]) -> str:
+    """Mean, deviation and number of seeds."""
     if not values:
         return ""
     spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.2f}{spread}"
+    return f"{statistics.mean(values):.2f}{spread} ({len(values)})"
 
 
 # ---- paired bootstrap ----

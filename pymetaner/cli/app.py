@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 from pymetaner.cli.adapting import adapt, predict
 from pymetaner.cli.demo import demo
 from pymetaner.cli.evaluating import evaluate
+from pymetaner.cli.extending import extend
 from pymetaner.cli.information import info
 from pymetaner.cli.memories import memory_app
 from pymetaner.cli.output import say, shown_warnings
@@ -84,5 +85,6 @@ app.command()(predict)
 app.command()(demo)
 app.command()(evaluate)
 app.command()(train)
+app.command()(extend)
 app.add_typer(memory_app, name="memory")
 app.command()(info)

@@ -125,6 +125,11 @@ def delimiter_of(value: str | None) -> str | None:
 def refuse_unused(context: typer.Context, names: dict[str, str], about: str) -> None:
     """An option that would do nothing is a mistake, and better told than left out silently."""
     for name, option in names.items():
-        source = context.get_parameter_source(name)
-        if source is not None and source.name == "COMMANDLINE":
+        if is_given(context, name):
             raise SettingError(f"{option} is about {about}")
+
+
+def is_given(context: typer.Context, name: str) -> bool:
+    """Whether a parameter stands on the command line, even with its default."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"

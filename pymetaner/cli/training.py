@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -34,6 +34,16 @@ _ONLY_META = {
     "inner_lambda_max": "--inner-lambda-max",
     "second_order": "--second-order",
     "learn_rates": "--learn-rates",
+}
+
+# field of MetaSettings: parameter of the command
+_INNER = {
+    "k": "k",
+    "optimizer": "inner_optimizer",
+    "lr": "inner_lr",
+    "steps": "inner_steps",
+    "lambda_max": "inner_lambda_max",
+    "learn_rates": "learn_rates",
 }
 
 
@@ -68,14 +78,26 @@ def train(
     pooling: Annotated[
         Literal["mean", "cls"] | None, _option("What sentence vectors are made of; mean if not given.", _START)
     ] = None,
+    label_all_pieces: Annotated[
+        bool, _option("A new head labels every piece, not only words.", _START, "--label-all-pieces")
+    ] = False,
+    preset: Annotated[
+        Literal["wu2020"] | None,
+        _option(
+            "wu2020: every setting of the official code of Wu et al. (2020), --meta included; options given beside it "
+            "win.",
+            _RUN,
+        ),
+    ] = None,
     memory: Annotated[
         bool, _option("Make the training sentences the model's memory.", _RUN, "--memory/--no-memory")
     ] = True,
     steps: Annotated[int, _option("Optimiser steps.", _RUN, min=1)] = 1200,
     batch_size: Annotated[int, _option("Sentences a step.", _RUN, min=1)] = 32,
+    optimizer: Annotated[Literal["adamw", "bertadam"], _option("What takes the steps.", _RUN)] = "adamw",
     lr: Annotated[float, _option("Peak learning rate.", _RUN)] = 3e-4,
     warmup: Annotated[float, _option("Share of the steps that warm up.", _RUN)] = 0.1,
-    weight_decay: Annotated[float, _option("Weight decay of AdamW.", _RUN)] = 0.01,
+    weight_decay: Annotated[float, _option("Weight decay.", _RUN)] = 0.01,
     mask_probability: Annotated[float, _option("Of masking a piece of an entity.", _RUN)] = 0.2,
     lambda_max: Annotated[float, _option("Weight of the largest loss of each sentence.", _RUN)] = 2.0,
     evaluate_every: Annotated[int, _option("Steps between two looks at the dev files.", _RUN, min=1)] = 300,
@@ -113,38 +135,27 @@ def train(
     """
     if (encoder is None) == (model is None):
         raise SettingError("say what to start from: --encoder for a new model, or --model for one to train further")
+    if label_all_pieces and encoder is None:
+        raise SettingError("--label-all-pieces is about a new head: give --encoder, not --model")
     if model is not None and out.exists() and Path(model).exists() and out.samefile(model):
         raise SettingError(f"--out {out} is the model itself, which stays as it is: give another folder")
+    if preset is not None and model is not None:
+        raise SettingError(f"--preset {preset} starts from an encoder as it is: give --encoder, not --model")
+    meta = meta or preset is not None
     if not meta:
         options.refuse_unused(context, _ONLY_META, "learning to adapt: give --meta too")
     prepare(device, threads)
-    from pymetaner.training import MetaSettings, TrainSettings
+    from pymetaner.training import MetaSettings, TrainSettings, wu2020
     from pymetaner.training import train as train_model
 
-    settings = TrainSettings(
-        steps=steps,
-        batch_size=batch_size,
-        lr=lr,
-        warmup=warmup,
-        weight_decay=weight_decay,
-        mask_probability=mask_probability,
-        lambda_max=lambda_max,
-        evaluate_every=evaluate_every,
-        checkpoint_every=checkpoint_every,
-        seed=seed,
-        precision=precision,
-    )
+    given = {name for name in context.params if options.is_given(context, name)}
+    of_run = {field.name: context.params[field.name] for field in fields(TrainSettings) if field.name in given}
+    settings = replace(wu2020.TRAIN if preset else TrainSettings(), **of_run)
     learning = None
     if meta:
-        learning = MetaSettings(
-            k=k,
-            optimizer=inner_optimizer,
-            lr=inner_lr,
-            steps=inner_steps,
-            lambda_max=inner_lambda_max,
-            order=2 if second_order else 1,
-            learn_rates=learn_rates,
-        )
+        order: dict[str, Any] = {"order": 2} if second_order else {}
+        chosen = {name: context.params[option] for name, option in _INNER.items() if option in given}
+        learning = replace(wu2020.META if preset else MetaSettings(), **chosen, **order)
     reading = reading_options(format, delimiter, word_column, tag_column, notation, encoding)
     corpora = [read_file(path, reading) for path in files]
     dev_corpora = [read_file(path, reading) for path in dev or ()]
@@ -159,7 +170,12 @@ def train(
         if model is not None:
             net.memory = load_model(model, device).memory
     else:
-        net = _new_model(encoder, names, seed, device) if encoder is not None else load_model(model, device)
+        if encoder is not None:
+            net = _new_model(encoder, names, seed, device, label_all_pieces or preset is not None)
+        else:
+            net = load_model(model, device)
+        if preset is not None:
+            net.settings = wu2020.as_official(net.settings)
         if freeze_layers is not None:
             net.settings = replace(net.settings, freeze_layers=freeze_layers)
         if pooling is not None:
@@ -192,11 +208,11 @@ def _types(chosen: str | None, corpora: Sequence[Corpus]) -> list[str]:
     return names
 
 
-def _new_model(encoder: str, types: Sequence[str], seed: int, device: str) -> MetaNER:
+def _new_model(encoder: str, types: Sequence[str], seed: int, device: str, label_all_pieces: bool) -> MetaNER:
     with spinner("loading the encoder"):
         from pymetaner.model import MetaNER
 
-        return MetaNER.from_encoder(encoder, types, seed=seed).to(device)
+        return MetaNER.from_encoder(encoder, types, seed=seed, label_all_pieces=label_all_pieces).to(device)
 
 
 def _of_types(
@@ -229,6 +245,8 @@ def _is_finished(out: Path, settings: TrainSettings, meta: MetaSettings | None) 
         SettingError: if it holds one with others.
         ModelFileError: if its report is damaged.
     """
+    from pymetaner.training.state import differing_settings
+
     report = out / REPORT
     if not report.exists() or (out / CHECKPOINT).exists():
         return False
@@ -236,7 +254,7 @@ def _is_finished(out: Path, settings: TrainSettings, meta: MetaSettings | None) 
         content = json.loads(report.read_text(encoding="utf-8"))
         done = {**content["settings"], "meta": content.get("meta")}
         wanted = {**asdict(settings), "meta": None if meta is None else asdict(meta)}
-        differing = sorted(name for name in wanted if done.get(name) != wanted[name])
+        differing = differing_settings(done, wanted)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelFileError(f"{report} is damaged ({error}): give another --out, or --overwrite") from None
     if differing:

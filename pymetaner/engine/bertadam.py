@@ -1,42 +1,88 @@
-"""BertAdam as the official code of Wu et al. (2020) uses it in the inner step."""
+"""BertAdam as the official code of Wu et al. (2020) uses it: Adam without bias correction, clipped tensor by tensor."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["WEIGHT_DECAY", "bertadam_update", "first_step_", "steps_of"]
+__all__ = ["WEIGHT_DECAY", "BertAdam", "bertadam_update", "first_step_", "steps_of", "steps_of_"]
 
 BETA1, BETA2, EPSILON, WEIGHT_DECAY, CLIP = 0.9, 0.999, 1e-6, 0.01, 1.0
 
 
 def bertadam_update(
-    name: str, weight: Tensor, gradient: Tensor, state: dict[str, tuple[Tensor, Tensor]], lr: float
+    weight: Tensor,
+    gradient: Tensor,
+    first: Tensor,
+    second: Tensor,
+    lr: float,
+    *,
+    weight_decay: float = WEIGHT_DECAY,
+    clip: float = CLIP,
 ) -> None:
-    """Move one weight in place: Adam without bias correction, the gradient clipped tensor by tensor.
+    """Move one weight in place.
 
     The weight decay is decoupled, and there is none on biases and normalisation weights (every vector).
 
     Args:
-        name: the weight's key in `state`.
         weight: the weight; changed.
         gradient: its gradient.
-        state: first and second moments of earlier steps; empty at first, changed.
+        first: first moment of earlier steps, zeros at first; changed.
+        second: second moment, likewise.
         lr: step size.
+        weight_decay: 0 or more.
+        clip: largest norm of the gradient.
     """
-    norm = torch.linalg.vector_norm(gradient)
-    gradient = gradient * (CLIP / (norm + 1e-6)).clamp(max=1.0)
-    first, second = state.get(name, (torch.zeros_like(weight), torch.zeros_like(weight)))
-    first = BETA1 * first + (1 - BETA1) * gradient
-    second = BETA2 * second + (1 - BETA2) * gradient * gradient
-    state[name] = (first, second)
+    gradient = gradient * (clip / (torch.linalg.vector_norm(gradient) + 1e-6)).clamp(max=1.0)
+    first.mul_(BETA1).add_(gradient, alpha=1 - BETA1)
+    second.mul_(BETA2).addcmul_(gradient, gradient, value=1 - BETA2)
     update = first / (second.sqrt() + EPSILON)
     if weight.dim() > 1:
-        update = update + WEIGHT_DECAY * weight
-    weight -= lr * update
+        update.add_(weight, alpha=weight_decay)
+    weight.sub_(update, alpha=lr)
+
+
+class BertAdam(torch.optim.Optimizer):
+    """BertAdam over all steps of a run.
+
+    Args:
+        params: parameters, or groups of them, as for every optimiser; a group may have a `weight_decay` of its own.
+        lr: step size.
+        weight_decay: decoupled, for matrices only.
+        clip: largest norm of the gradient of each tensor.
+
+    Example:
+        >>> optimizer = BertAdam([torch.nn.Parameter(torch.ones(2, 2))], lr=3e-5)
+    """
+
+    def __init__(
+        self, params: Iterable[Any], *, lr: float, weight_decay: float = WEIGHT_DECAY, clip: float = CLIP
+    ) -> None:
+        super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "clip": clip})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Move every parameter that has a gradient."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                state = self.state[parameter]
+                if not state:
+                    state |= {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
+                bertadam_update(
+                    parameter,
+                    parameter.grad,
+                    state["exp_avg"],
+                    state["exp_avg_sq"],
+                    group["lr"],
+                    weight_decay=group["weight_decay"],
+                    clip=group["clip"],
+                )
 
 
 def first_step_(gradient: Tensor) -> Tensor:
@@ -83,4 +129,20 @@ def steps_of(gradients: Sequence[Tensor], decay: float | Tensor) -> Tensor:
         root = second.clamp(min=torch.finfo(second.dtype).tiny).sqrt()
         total = total * (1 - decay) + first / (root + EPSILON)
     assert total is not None
+    return total
+
+
+def steps_of_(gradients: Sequence[Tensor], decay: float) -> Tensor:
+    """The same as `steps_of` in place of the gradients, not differentiable: fewer passes over them, fewer copies."""
+    if len(gradients) == 1:
+        return first_step_(gradients[0])
+    first = gradients[0] * (_clip(gradients[0]) * (1 - BETA1))
+    second = (first * first).mul_((1 - BETA2) / (1 - BETA1) ** 2)
+    total = first_step_(gradients[0])
+    for gradient in gradients[1:]:
+        gradient.mul_(_clip(gradient))
+        first.mul_(BETA1).add_(gradient, alpha=1 - BETA1)
+        second.mul_(BETA2).addcmul_(gradient, gradient, value=1 - BETA2)
+        torch.sqrt(second, out=gradient)
+        total.mul_(1 - decay).addcdiv_(first, gradient.add_(EPSILON))
     return total

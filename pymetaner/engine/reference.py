@@ -93,7 +93,8 @@ def _take_steps(
 ) -> None:
     """Move the weights by the gradient of the supports' loss: `InnerStep` says which."""
     batch = make_batch(model.words.windows(task.supports), model.pad_id).to(model.device)
-    labels = batch.labels([model.labels.encode(support.tags or ()) for support in task.supports])
+    tag_ids = [model.labels.encode(support.tags or ()) for support in task.supports]
+    labels = batch.labels(tag_ids, model.words.others)
     counted = (labels != IGNORE).sum(1)
     state: dict[str, tuple[Tensor, Tensor]] = {}
     for _ in range(inner.steps):
@@ -111,4 +112,6 @@ def _take_steps(
                 if inner.optimizer == "sgd":
                     weight.sub_(gradient, alpha=rates[name])
                 else:
-                    bertadam_update(name, weight, gradient, state, rates[name])
+                    if name not in state:
+                        state[name] = torch.zeros_like(weight), torch.zeros_like(weight)
+                    bertadam_update(weight, gradient, *state[name], rates[name])

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pymetaner.engine import Computation, MetaLearner, Task
@@ -24,7 +26,7 @@ from pymetaner.training.objective import Batches, batch_loss, mask_entities, mas
 from pymetaner.training.settings import MetaSettings, TrainSettings
 from pymetaner.windows import Batch
 
-__all__ = ["MetaObjective", "pseudo_tasks"]
+__all__ = ["MetaObjective", "cls_vectors", "pseudo_tasks"]
 
 _RATES = "inner step sizes"
 
@@ -57,13 +59,15 @@ class MetaObjective:
         self.meta = meta
         self.outside, self.mask_id = masking(model, settings)
         self.inner = meta.inner()
-        tasks = pseudo_tasks(model, sentences, meta.k)
+        vectors = cls_vectors(model, sentences) if meta.vectors == "cls" else model.embed(sentences)
+        tasks = pseudo_tasks(sentences, vectors, meta.k, leave_out=meta.leave_out)
         self.batches = Batches(list(zip(tasks, tag_ids, strict=True)), settings)
         self.learner = MetaLearner(
             model,
             self.inner,
             order=meta.order,
             computation=Computation(batch_size=settings.batch_size, precision=settings.precision),
+            dropout=meta.dropout,
         )
         self.groups = self.learner.groups
         assert not isinstance(self.inner.lr, tuple)  # MetaSettings takes a number
@@ -76,21 +80,33 @@ class MetaObjective:
         drawn = self.batches[step]
         tasks = [task for task, _ in drawn]
         tag_ids = [ids for _, ids in drawn]
-        words = sum(len(task.query) for task in tasks)
-        windows = len(self.model.words.windows([task.query for task in tasks]))
+        others, lambda_max = self.model.words.others, self.settings.lambda_max
+        windows = self.model.words.windows([task.query for task in tasks])
+        of_task = np.array([window.sentence for window in windows])
+        pieces = np.bincount(of_task, [window.labelled(others) for window in windows])
+        counts = np.bincount(of_task)
 
         def masked(batch: Batch) -> Tensor:
-            labels = batch.labels(tag_ids)
+            labels = batch.labels(tag_ids, others)
             return mask_entities(batch.input_ids, labels, self.outside, self.mask_id, self.settings.mask_probability)
 
-        rates = self.rates.exp() * (share if self.meta.scheduled else 1.0)
+        def loss_of(batch: Batch, logits: Tensor) -> Tensor:
+            labels = batch.labels(tag_ids, others)
+            if self.meta.reduction == "mean":
+                return batch_loss(logits, labels, lambda_max, pieces=int(pieces.sum()), sentences=len(windows))
+            rows = [window.sentence for window in batch.windows]
+            of_row = logits.new_tensor(pieces[rows]), logits.new_tensor(counts[rows])
+            return batch_loss(logits, labels, lambda_max, pieces=of_row[0], sentences=of_row[1])
+
+        tensor = self.rates.exp() * (share if self.meta.scheduled else 1.0)
+        rates = tensor if self.meta.learn_rates else tensor.tolist()  # numbers, so that a GPU need not be waited for
         by_module = {name: rates[i] for i, group in enumerate(self.groups) for name in group}
         # Batches that share a graph, of step sizes or of supports, go back together.
         together = self.meta.learn_rates or self.meta.order == 2
         whole: Tensor | None = None
         loss: Tensor | float = 0.0
         for batch, logits in self.learner.logits(tasks, rates=by_module, edit=masked):
-            part = batch_loss(logits, batch.labels(tag_ids), self.settings.lambda_max, words=words, sentences=windows)
+            part = loss_of(batch, logits)
             loss = loss + part.detach()
             if together:
                 whole = part if whole is None else whole + part
@@ -103,20 +119,41 @@ class MetaObjective:
     def settings_after(self, settings: Settings) -> Settings:
         """The model's settings with the inner step size that it was trained for."""
         trained = tuple(self.rates.detach().exp().tolist()) if self.meta.learn_rates else self.inner.lr
-        return replace(settings, lr={**settings.lr, self.inner.optimizer: trained})
+        own = trained if self.meta.final_lr is None else self.meta.final_lr
+        return replace(settings, lr={**settings.lr, self.inner.optimizer: own})
 
 
-def pseudo_tasks(model: MetaNER, sentences: Sequence[Sentence], k: int) -> list[Task]:
+def cls_vectors(model: MetaNER, sentences: Sequence[Sentence]) -> NDArray[np.float32]:
+    """(n, d) unit vectors: the first hidden state that the encoder gives for each sentence after its last layer."""
+    settings = replace(model.settings, freeze_layers=0, pooling="cls")
+    return MetaNER(model.network, model.tokenizer, labels=model.labels, settings=settings).embed(sentences)
+
+
+def pseudo_tasks(
+    sentences: Sequence[Sentence],
+    vectors: NDArray[np.float32],
+    k: int,
+    *,
+    leave_out: Literal["itself", "best"] = "itself",
+) -> list[Task]:
     """A task for each sentence: its supports are the `k` others that are most similar to it.
+
+    Args:
+        sentences: n sentences.
+        vectors: (n, d), of each.
+        k: supports of a task, 1 or more.
+        leave_out: the sentence itself, or the best hit, which may be another one with the same words.
 
     Raises:
         EmptyDataError: if there is only one sentence.
     """
     if len(sentences) < 2:
         raise EmptyDataError("one sentence has no neighbour to learn from: expected two or more for meta-training")
-    vectors = model.embed(sentences)
-    itself = np.arange(len(sentences), dtype=np.int64)
-    _, nearest = cosine_topk(vectors, vectors, min(k, len(sentences) - 1), itself)
+    k = min(k, len(sentences) - 1)
+    if leave_out == "best":
+        nearest = cosine_topk(vectors, vectors, k + 1)[1][:, 1:]
+    else:
+        nearest = cosine_topk(vectors, vectors, k, np.arange(len(sentences), dtype=np.int64))[1]
     return [
         Task(sentence, tuple(sentences[i] for i in found))
         for sentence, found in zip(sentences, nearest.tolist(), strict=True)

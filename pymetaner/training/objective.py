@@ -35,7 +35,9 @@ class Objective(Protocol):
         """Adds the gradients of a step; its loss. `share` is the learning rate's share of its peak."""
 
 
-def mask_entities(input_ids: Tensor, labels: Tensor, outside: int, mask_id: int, probability: float) -> Tensor:
+def mask_entities(
+    input_ids: Tensor, labels: Tensor, outside: Sequence[int], mask_id: int, probability: float
+) -> Tensor:
     """The pieces with every one that carries an entity tag replaced by the mask piece with some probability.
 
     Redrawn at each call, so that the model has to read entities off their context (Wu et al. 2020, section 3.3).
@@ -43,38 +45,41 @@ def mask_entities(input_ids: Tensor, labels: Tensor, outside: int, mask_id: int,
     Args:
         input_ids: (B, T) int64 pieces.
         labels: (B, T) int64 tag ids, IGNORE where a piece carries none.
-        outside: the id of the tag ``"O"``.
+        outside: the ids of the tags that stand for no entity.
         mask_id: the id of the mask piece.
         probability: of masking, 0 to 1.
     """
-    entity = (labels != IGNORE) & (labels != outside)
+    entity = ~torch.isin(labels, labels.new_tensor([IGNORE, *outside]))
     drawn = torch.rand(input_ids.shape, device=input_ids.device) < probability
     return torch.where(entity & drawn, mask_id, input_ids)
 
 
-def batch_loss(logits: Tensor, labels: Tensor, lambda_max: float, *, words: int, sentences: int) -> Tensor:
+def batch_loss(
+    logits: Tensor, labels: Tensor, lambda_max: float, *, pieces: int | Tensor, sentences: int | Tensor
+) -> Tensor:
     """A part of a batch's loss: mean cross-entropy of its words + `lambda_max` * mean of its sentences' largest one.
 
     Equations 9 and 10 of Wu et al. 2020. Unlike the mean of `masked_token_loss` over the rows, every word weighs the
     same here, however long its sentence. The parts of a batch add up to its loss, so a batch need not fit in memory.
+    Given the counts of each row's own task instead, it is a part of the sum of the tasks' losses.
 
     Args:
         logits: (B, T, C) of the part.
         labels: (B, T) int64, IGNORE where nothing counts.
         lambda_max: weight of the max term, 0 or more.
-        words: labelled words in the whole batch.
-        sentences: rows in the whole batch.
+        pieces: labelled ones in the whole batch, or (B,) in the task of each row.
+        sentences: rows in the whole batch, or (B,) of the task of each row.
     """
     counted = (labels != IGNORE).sum(1).to(logits.dtype)
     means = masked_token_loss(logits, labels, 0.0)
-    loss = (means * counted).sum() / words
+    loss = (means * counted / pieces).sum()
     if lambda_max:
-        loss = loss + lambda_max * (masked_token_loss(logits, labels, 1.0) - means).sum() / sentences
+        loss = loss + lambda_max * ((masked_token_loss(logits, labels, 1.0) - means) / sentences).sum()
     return loss
 
 
-def masking(model: MetaNER, settings: TrainSettings) -> tuple[int, int]:
-    """The id of the tag ``"O"`` and of the mask piece.
+def masking(model: MetaNER, settings: TrainSettings) -> tuple[tuple[int, ...], int]:
+    """The ids of the tags that stand for no entity, and of the mask piece.
 
     Raises:
         SettingError: if the run masks and the tokenizer has no mask piece.
@@ -82,7 +87,7 @@ def masking(model: MetaNER, settings: TrainSettings) -> tuple[int, int]:
     mask_id = model.tokenizer.mask_token_id
     if settings.mask_probability and mask_id is None:
         raise SettingError("the tokenizer has no mask piece: train with mask_probability=0")
-    return model.labels.tags.index("O"), int(mask_id or 0)
+    return model.labels.outside, int(mask_id or 0)
 
 
 class BaseObjective:
@@ -118,7 +123,7 @@ class BaseObjective:
         for batch, labels, total in _parts(self.model, windows, self.tag_ids):
             ids = mask_entities(batch.input_ids, labels, self.outside, self.mask_id, settings.mask_probability)
             logits = self.model(ids, batch.attention_mask)
-            part = batch_loss(logits, labels, settings.lambda_max, words=total, sentences=len(windows))
+            part = batch_loss(logits, labels, settings.lambda_max, pieces=total, sentences=len(windows))
             part.backward()
             loss = loss + part.detach()
         return float(loss)
@@ -149,9 +154,10 @@ class Batches(Generic[Item]):
 def _parts(
     model: MetaNER, windows: Sequence[Window], tag_ids: Sequence[Sequence[int]]
 ) -> Iterator[tuple[Batch, Tensor, int]]:
-    """The windows in parts of like length and bounded size, each with its labels and the labelled words of all."""
-    total = sum(len(window.positions) for window in windows)
+    """The windows in parts of like length and bounded size, each with its labels and the labelled pieces of all."""
+    others = model.words.others
+    total = sum(window.labelled(others) for window in windows)
     lengths = [len(window.ids) for window in windows]
     for group in pack(lengths, len(windows), pieces=_PART, overhead=model.pass_overhead):
         batch = make_batch([windows[i] for i in group], model.pad_id).to(model.device)
-        yield batch, batch.labels(tag_ids), total
+        yield batch, batch.labels(tag_ids, others), total

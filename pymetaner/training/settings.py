@@ -8,8 +8,18 @@ from typing import Literal, get_args
 
 from pymetaner.engine import InnerOptimizer, InnerStep, Precision
 from pymetaner.errors import SettingError
+from pymetaner.scoring import Scoring
 
 __all__ = ["MetaSettings", "TrainSettings"]
+
+_CHOICES = {
+    "optimizer": ("adamw", "bertadam"),
+    "scoring": ("strict", "conlleval"),
+    "vectors": ("model", "cls"),
+    "leave_out": ("itself", "best"),
+    "reduction": ("mean", "sum"),
+    "precision": get_args(Precision),
+}
 
 
 @dataclass(frozen=True)
@@ -19,12 +29,14 @@ class TrainSettings:
     Attributes:
         steps: optimiser steps, 1 or more.
         batch_size: windows (sentences, but for very long ones) a step.
-        lr: peak learning rate of AdamW; linear warm-up, then linear decay to 0.
+        optimizer: ``"adamw"``, or ``"bertadam"`` as in the official code (`pymetaner.engine.bertadam`).
+        lr: peak learning rate; linear warm-up, then linear decay to 0.
         warmup: share of the steps that warm up, 0 to 1.
         weight_decay: decoupled, none on biases and normalisation weights.
-        clip: largest norm of the gradient.
+        clip: largest norm of the gradient: of all tensors together with AdamW, of each with BertAdam.
         mask_probability: of replacing a piece with an entity tag by the mask piece, 0 to 1.
         lambda_max: weight of the largest token loss of each sentence.
+        scoring: what the dev set is scored by, as for `pymetaner.evaluate`.
         evaluate_every: steps between two looks at the dev set.
         checkpoint_every: steps between two checkpoints.
         seed: fixes batches, masks and dropout.
@@ -33,22 +45,23 @@ class TrainSettings:
 
     steps: int = 1200
     batch_size: int = 32
+    optimizer: Literal["adamw", "bertadam"] = "adamw"
     lr: float = 3e-4
     warmup: float = 0.1
     weight_decay: float = 0.01
     clip: float = 1.0
     mask_probability: float = 0.2
     lambda_max: float = 2.0
+    scoring: Scoring = "strict"
     evaluate_every: int = 300
     checkpoint_every: int = 100
     seed: int = 95
     precision: Precision = "fp32"
 
     def __post_init__(self) -> None:
-        if self.precision not in get_args(Precision):
-            raise SettingError(f"precision={self.precision!r}: expected one of {', '.join(get_args(Precision))}")
+        _check_choices(self)
         for name, value in asdict(self).items():
-            if name == "precision":
+            if name in _CHOICES:
                 continue
             whole = name in ("steps", "batch_size", "evaluate_every", "checkpoint_every", "seed")
             if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
@@ -76,6 +89,14 @@ class MetaSettings:
         order: 1 takes inner steps as constants, as Wu et al. do; 2 differentiates through them.
         learn_rates: learn a step size for each layer and the head, from `lr` on, by the gradient of the query loss.
         scheduled: the inner step size rises and falls with the outer learning rate, as in the official code.
+        dropout: the network's own dropout in the inner steps and on the queries, as in the official code.
+        reduction: ``"mean"``: in the loss of a step every query word weighs the same; ``"sum"``: the tasks' own losses
+            added up, as in the official code.
+        vectors: what says which sentences are similar: ``"model"``, the model's sentence vectors; ``"cls"``, the first
+            hidden state of the last layer as it is before the run, as in the official code.
+        leave_out: of the nearest sentences of a task's query: ``"itself"``, or, as in the official code, the ``"best"``
+            hit, which may be another one with the same words.
+        final_lr: the step size for BertAdam or SGD that becomes the model's own; None for the one trained with.
     """
 
     k: int = 2
@@ -86,20 +107,38 @@ class MetaSettings:
     order: Literal[1, 2] = 1
     learn_rates: bool = False
     scheduled: bool = False
+    dropout: bool = False
+    reduction: Literal["mean", "sum"] = "mean"
+    vectors: Literal["model", "cls"] = "model"
+    leave_out: Literal["itself", "best"] = "itself"
+    final_lr: float | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.k, bool) or not isinstance(self.k, int) or self.k < 1:
             raise SettingError(f"k={self.k!r}: expected a whole number, 1 or more")
-        if isinstance(self.lr, tuple):
-            raise SettingError(f"lr={self.lr!r}: expected a number; learn_rates=True learns one for each layer")
+        _check_choices(self, but="optimizer")
+        for name in ("lr", "final_lr"):
+            if isinstance(rate := getattr(self, name), tuple):
+                raise SettingError(f"{name}={rate!r}: expected a number; learn_rates=True learns one for each layer")
         if self.order not in (1, 2):
             raise SettingError(f"order={self.order!r}: expected 1 or 2")
-        for name in ("learn_rates", "scheduled"):
+        for name in ("learn_rates", "scheduled", "dropout"):
             if not isinstance(getattr(self, name), bool):
                 raise SettingError(f"{name}={getattr(self, name)!r}: expected True or False")
+        if self.final_lr is not None:
+            if self.learn_rates:
+                raise SettingError(f"final_lr={self.final_lr!r} with learn_rates=True: expected one of them")
+            InnerStep(lr=self.final_lr)
         self.inner()
 
     def inner(self) -> InnerStep:
         """The inner step of a task."""
         lr = self.lr if self.lr is not None else {"sgd": 0.02, "bertadam": 3e-5}.get(self.optimizer, 1.0)
         return InnerStep(lr=lr, steps=self.steps, optimizer=self.optimizer, lambda_max=self.lambda_max)
+
+
+def _check_choices(settings: TrainSettings | MetaSettings, but: str = "") -> None:
+    for name, options in _CHOICES.items():
+        value = getattr(settings, name, options[0])
+        if name != but and value not in options:
+            raise SettingError(f"{name}={value!r}: expected one of {options}")

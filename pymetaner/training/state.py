@@ -15,7 +15,18 @@ from pymetaner.errors import ModelFileError, SettingError
 from pymetaner.files import CHECKPOINT, write_atomically
 from pymetaner.model import MetaNER
 
-__all__ = ["TrainingState"]
+__all__ = ["TrainingState", "differing_settings"]
+
+
+def differing_settings(done: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+    """The names of what differs; what an earlier release did not note down cannot be compared."""
+
+    def differs(before: Any, now: Any) -> bool:
+        if isinstance(before, dict) and isinstance(now, dict):
+            return bool(differing_settings(before, now))
+        return bool(before != now)
+
+    return sorted(name for name, value in wanted.items() if name in done and differs(done[name], value))
 
 
 class TrainingState:
@@ -24,12 +35,12 @@ class TrainingState:
     Args:
         folder: where the checkpoint is kept.
         parameters: the trained parameters by name.
-        optimizer: AdamW over them.
+        optimizer: of the kind of Adam, over them.
         run: what the run does; a checkpoint of another run is refused.
     """
 
     def __init__(
-        self, folder: Path, parameters: dict[str, nn.Parameter], optimizer: torch.optim.AdamW, run: dict[str, Any]
+        self, folder: Path, parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer, run: dict[str, Any]
     ) -> None:
         self.path = folder / CHECKPOINT
         self.parameters = parameters
@@ -77,9 +88,7 @@ class TrainingState:
         try:
             with safe_open(str(self.path), framework="pt") as file:
                 notes = json.loads(file.metadata()["state"])
-                # What a checkpoint of an earlier release does not note down cannot be compared.
-                differing = sorted(k for k in self.run if notes["run"].get(k, self.run[k]) != self.run[k])
-                if differing:
+                if differing := differing_settings(notes["run"], self.run):
                     raise SettingError(
                         f"{self.path} is the checkpoint of a run with other {', '.join(differing)}: "
                         "give another output folder, the same settings, or delete the checkpoint"

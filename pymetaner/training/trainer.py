@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from pymetaner.checkpoint import save
 from pymetaner.engine import computing_in
+from pymetaner.engine.bertadam import BertAdam
 from pymetaner.errors import EmptyDataError, SettingError
 from pymetaner.evaluation import evaluate
 from pymetaner.files import MEMORY, REPORT, write_atomically
@@ -131,14 +132,18 @@ def train(
             share = _schedule(step, settings)
             with computing_in(settings.precision, network):
                 loss = objective.backward(step, share)
-            nn.utils.clip_grad_norm_(parameters.values(), settings.clip)
+            if settings.optimizer == "adamw":  # BertAdam clips by itself
+                nn.utils.clip_grad_norm_(parameters.values(), settings.clip)
             for group in optimizer.param_groups:
                 group["lr"] = settings.lr * share * group["scale"]
             optimizer.step()
             step += 1
             if step % settings.evaluate_every == 0 or step == settings.steps:
                 network.eval()
-                f1 = None if dev is None else evaluate(model, dev, batch_size=64, precision=settings.precision).plain.f1
+                f1 = None
+                if dev is not None:
+                    looked = evaluate(model, dev, scoring=settings.scoring, batch_size=64, precision=settings.precision)
+                    f1 = looked.plain.f1
                 if state.keep(step, f1):
                     save(model, folder, with_memory=False)
                 if progress:
@@ -173,17 +178,16 @@ def _digest(windows: Sequence[Window], tag_ids: Sequence[Sequence[int]], dev: Se
 
 def _optimizer(
     weights: Iterable[nn.Parameter], others: Iterable[nn.Parameter], settings: TrainSettings
-) -> torch.optim.AdamW:
-    """AdamW: decay for matrices only, and a larger step for what an objective learns besides weights."""
+) -> torch.optim.Optimizer:
+    """Decay for matrices only, and a larger step for what an objective learns besides weights."""
     groups: dict[bool, list[Tensor]] = {True: [], False: []}
     for parameter in weights:
         groups[parameter.dim() > 1].append(parameter)
     kinds = [(groups[True], settings.weight_decay, 1.0), (groups[False], 0.0, 1.0), (list(others), 0.0, _OTHERS)]
-    return torch.optim.AdamW(
-        [{"params": params, "weight_decay": decay, "scale": scale} for params, decay, scale in kinds if params],
-        lr=settings.lr,
-        fused=True,  # one kernel for all parameters instead of a dozen for each
-    )
+    chosen = [{"params": params, "weight_decay": decay, "scale": scale} for params, decay, scale in kinds if params]
+    if settings.optimizer == "bertadam":
+        return BertAdam(chosen, lr=settings.lr, clip=settings.clip)
+    return torch.optim.AdamW(chosen, lr=settings.lr, fused=True)  # one kernel for all parameters
 
 
 def _schedule(step: int, settings: TrainSettings) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from tiny import CORPUS
 
 from pymetaner import MetaNER, TrainSettings, read, write
 from pymetaner.cli.training import train as command
+from pymetaner.training import wu2020
 from pymetaner.training.state import TrainingState
 
 FEW = ("--steps", 6, "--batch-size", 4, "--evaluate-every", 3, "--checkpoint-every", 2, "--freeze-layers", 1)
@@ -170,6 +171,30 @@ def test_learning_to_adapt(run: Any, folder: Path, labelled_file: Path, tmp_path
     assert report["meta"]["k"] == 3 and report["meta"]["learn_rates"] and report["meta"]["order"] == 1
     other = run(*arguments, "--k", 2, "--no-memory", exits=2)
     assert "a finished run with other meta" in other.stderr
+
+
+def test_the_official_settings(run: Any, folder: Path, labelled_file: Path, tmp_path: Path) -> None:
+    few = ("--steps", 2, "--batch-size", 4, "--freeze-layers", 1, "--seed", 495)
+    out = tmp_path / "wu2020"
+    run("train", labelled_file, "--encoder", folder, "--out", out, "--preset", "wu2020", *few)
+    model = MetaNER.from_pretrained(out)
+    assert model.labels.tags[-3:] == ("X", "[CLS]", "[SEP]")
+    assert model.settings.pooling == "cls" and model.settings.decoding == "argmax"
+    assert model.settings.freeze_layers == 1 and model.settings.lr["bertadam"] == 1e-5
+    assert len(model.memory) == 16
+    report = json.loads((out / "training.json").read_text())
+    changed = {"steps": 2, "batch_size": 4, "seed": 495}
+    assert report["settings"] == {**asdict(wu2020.TRAIN), **changed}
+    assert report["meta"] == asdict(wu2020.META)
+    refused = run("train", labelled_file, "--model", folder, "--out", out, "--preset", "wu2020", exits=2)
+    assert "give --encoder" in refused.stderr
+
+
+def test_a_head_that_labels_every_piece(run: Any, folder: Path, labelled_file: Path, tmp_path: Path) -> None:
+    arguments = ("train", labelled_file, "--out", tmp_path / "x", *FEW, "--no-memory", "--label-all-pieces")
+    run(*arguments, "--encoder", folder)
+    assert MetaNER.from_pretrained(tmp_path / "x").words.others is not None
+    assert "give --encoder" in run(*arguments, "--model", folder, exits=2).stderr
 
 
 def test_options_of_learning_to_adapt_need_it(run: Any, folder: Path, labelled_file: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from tiny import ARCHITECTURES, CORPUS, model_of
 from torch import nn
 
 from pymetaner.engine import InnerStep, Task
-from pymetaner.engine.bertadam import bertadam_update, first_step_, steps_of
+from pymetaner.engine.bertadam import bertadam_update, steps_of, steps_of_
 from pymetaner.errors import SettingError
 from pymetaner.model import MetaNER
 from pymetaner.sentence import Sentence
@@ -120,7 +120,7 @@ def test_first_bertadam_step_in_closed_form(scale):
         clipped = gradient / max(1.0, gradient.norm().item() + 1e-6)
         decay = 0.01 * weight if weight.dim() > 1 else 0
         expected = weight - 3e-5 * (0.1 * clipped / (0.001**0.5 * clipped.abs() + 1e-6) + decay)
-        bertadam_update("w", weight, gradient, {}, 3e-5)
+        bertadam_update(weight, gradient, torch.zeros_like(weight), torch.zeros_like(weight), 3e-5)
         torch.testing.assert_close(weight, expected, rtol=1e-12, atol=1e-15)
 
 
@@ -179,9 +179,11 @@ def test_steps_of_many_weights_are_those_of_each(scale):
     for steps in (1, 3):
         moved = steps_of(gradients[:steps], 1e-3 * 0.01)
         for b in range(3):
-            weight, state = torch.ones(4, 5, dtype=torch.float64), {}
+            weight = torch.ones(4, 5, dtype=torch.float64)
+            first, second = torch.zeros_like(weight), torch.zeros_like(weight)
             for gradient in gradients[:steps]:
-                bertadam_update("w", weight, gradient[b], state, 1e-3)
+                bertadam_update(weight, gradient[b], first, second, 1e-3)
             expected = (1 - 1e-5) ** steps - 1e-3 * moved[b]
             torch.testing.assert_close(weight, expected, rtol=1e-12, atol=1e-15)
-    torch.testing.assert_close(first_step_(gradients[0].clone()), steps_of(gradients[:1], 0.0), rtol=1e-12, atol=0)
+        in_place = steps_of_([gradient.clone() for gradient in gradients[:steps]], 1e-3 * 0.01)
+        torch.testing.assert_close(in_place, moved, rtol=1e-12, atol=0)

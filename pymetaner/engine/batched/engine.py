@@ -86,6 +86,19 @@ class _Support:
     tag_ids: list[int]
 
 
+@dataclass(frozen=True)
+class _Step:
+    """The factors that each task moves by.
+
+    Attributes:
+        windows: those of its supports' windows.
+        own: they are of the task's own loss, and not of the losses of supports that tasks share.
+    """
+
+    windows: dict[int, list[WindowFactors]]
+    own: bool
+
+
 Key = tuple[tuple[str, ...], tuple[str, ...]]  # of a support: its words and tags
 Row = tuple[Key, int]  # a support and the number of its window
 
@@ -124,6 +137,7 @@ class BatchedEngine:
         self.order = order
         self.cache = None if order else computation.cache
         self.layout = Layout(view, rates.keys(), 2 if inner.lambda_max else 1)
+        self.own_layout = Layout(view, rates.keys(), 1)
         self.limits = Limits.of(view, self.layout, computation)
         self._supports: dict[Key, _Support] = {}
         self._lower: dict[Row, Tensor] = {}  # what further steps need not compute again
@@ -199,10 +213,15 @@ class BatchedEngine:
         """
         self._lower.clear()
         keys = {query.task: [_key(support) for support in tasks[query.task].supports] for query in block}
-        shared = self._first_step(list(dict.fromkeys(key for group in keys.values() for key in group)))
-        steps = [{task: [window for key in group for window in shared[key]] for task, group in keys.items()}]
+        distinct = list(dict.fromkeys(key for group in keys.values() for key in group))
+        steps: list[_Step] = []
+        # A shared support passes backward once for each of its losses, a task's own once for both together.
+        if not self.order or not self.inner.lambda_max or 2 * sum(map(len, keys.values())) > 3 * len(distinct):
+            shared = self._first_step(distinct)
+            windows = {task: [window for key in group for window in shared[key]] for task, group in keys.items()}
+            steps.append(_Step(windows, own=False))
         while len(steps) < self.inner.steps:
-            steps.append(self._further_step(keys, steps))
+            steps.append(self._own_step(keys, steps))
         for group in self._groups([query.window for query in block], self.limits.queries):
             queries = [block[i] for i in group]
             batch = make_batch([query.window for query in queries], self.model.pad_id).to(self.model.device)
@@ -227,16 +246,14 @@ class BatchedEngine:
                 found[key] = known
         rows = [(key, i) for key in keys if key not in found for i in range(len(self._supports[key].windows))]
         computed: dict[Key, list[WindowFactors]] = {}
-        for (key, _), factors in zip(rows, self._factors(rows, lambda group: None), strict=True):
+        for (key, _), factors in zip(rows, self._factors(rows), strict=True):
             computed.setdefault(key, []).append(factors)
         found |= computed if self.cache is None else self.cache.put(self._state, computed)
         self.work.supports += len(keys)
         self.work.cached += len(keys) - len(computed)
         return found
 
-    def _further_step(
-        self, keys: dict[int, list[Key]], steps: Sequence[dict[int, list[WindowFactors]]]
-    ) -> dict[int, list[WindowFactors]]:
+    def _own_step(self, keys: dict[int, list[Key]], steps: Sequence[_Step]) -> _Step:
         """The factors of every task's own supports, in the model as the task has adapted it so far."""
         rows = [
             (task, (key, i))
@@ -244,38 +261,54 @@ class BatchedEngine:
             for key in group
             for i in range(len(self._supports[key].windows))
         ]
+        pieces, count = dict.fromkeys(keys, 0), dict.fromkeys(keys, 0)
+        for task, (key, i) in rows:
+            pieces[task] += self._supports[key].windows[i].labelled(self.model.words.others)
+            count[task] += 1
+        weights = [(1 / max(1, pieces[task]), self.inner.lambda_max / count[task]) for task, _ in rows]
         found: dict[int, list[WindowFactors]] = {task: [] for task in keys}
         computed = self._factors(
-            [row for _, row in rows], lambda group: self._correction([rows[i][0] for i in group], steps)
+            [row for _, row in rows], weights, lambda group: self._correction([rows[i][0] for i in group], steps)
         )
         for (task, _), factors in zip(rows, computed, strict=True):
             found[task].append(factors)
-        return found
+        return _Step(found, own=True)
 
     def _factors(
-        self, rows: Sequence[Row], correction: Callable[[list[int]], TakenSteps | None]
+        self,
+        rows: Sequence[Row],
+        weights: Sequence[tuple[float, float]] | None = None,
+        correction: Callable[[list[int]], TakenSteps | None] = lambda group: None,
     ) -> list[WindowFactors]:
-        """The factors of some support windows, each in the network corrected for it."""
+        """The factors of some support windows, each in the network corrected for it.
+
+        Args:
+            rows: the windows.
+            weights: of the losses of each, where they are of its task's own loss (`factors_of`).
+            correction: gives what corrects the network for a group of rows.
+        """
         found: dict[int, WindowFactors] = {}
         windows = [self._supports[key].windows[i] for key, i in rows]
         for group in self._groups(windows, len(windows)):
             # Labels are looked up by the sentence of a window, which here is its place in the group.
             placed = [replace(windows[i], sentence=place) for place, i in enumerate(group)]
             batch = make_batch(placed, self.model.pad_id).to(self.model.device)
-            labels = batch.labels([self._supports[rows[i][0]].tag_ids for i in group])
+            labels = batch.labels([self._supports[rows[i][0]].tag_ids for i in group], self.model.words.others)
             lower = _padded([self._lower.get(rows[i]) for i in group])
             with self._computing():
                 if lower is None:
                     lower = self.view.lower(batch.input_ids, batch.attention_mask)
-                    if lower is not None and self.inner.steps > 1:
+                    # With dropout, a further step draws other hidden states.
+                    if lower is not None and self.inner.steps > 1 and not self.view.network.training:
                         for place, i in enumerate(group):
                             self._lower[rows[i]] = lower[place, : len(windows[i].ids)]
                 factors = factors_of(
                     self.view,
-                    self.layout,
+                    self.layout if weights is None else self.own_layout,
                     batch,
                     labels,
                     lower,
+                    weights=None if weights is None else [weights[i] for i in group],
                     correction=correction(group),
                     differentiable=self.order == 2,
                 )
@@ -298,15 +331,20 @@ class BatchedEngine:
             overhead=self.model.pass_overhead,
         )
 
-    def _correction(
-        self, row_tasks: Sequence[int], steps: Sequence[dict[int, list[WindowFactors]]]
-    ) -> TakenSteps | None:
+    def _correction(self, row_tasks: Sequence[int], steps: Sequence[_Step]) -> TakenSteps | None:
         """What adds the steps of their tasks to the rows of a batch; None if no task takes one."""
-        if not any(steps[0][task] for task in row_tasks):
+        if not steps or not any(steps[0].windows[task] for task in row_tasks):
             return None
         weight = next(self.view.network.parameters())
         taken = [
-            StepRows(self.layout, [step[task] for task in row_tasks], self.inner.lambda_max, weight) for step in steps
+            StepRows(
+                self.own_layout if step.own else self.layout,
+                [step.windows[task] for task in row_tasks],
+                self.inner.lambda_max,
+                weight,
+                weighted=step.own,
+            )
+            for step in steps
         ]
         return TakenSteps(taken, self.rates, self.inner.optimizer, self.view.source)
 

@@ -156,6 +156,7 @@ def factors_of(
     labels: Tensor,
     lower: Tensor | None,
     *,
+    weights: Sequence[tuple[float, float]] | None = None,
     correction: Listener | None = None,
     differentiable: bool = False,
 ) -> SupportFactors:
@@ -167,6 +168,7 @@ def factors_of(
         batch: S support windows.
         labels: (S, T) int64 tag ids, IGNORE where a piece carries none.
         lower: what ``view.lower`` gives for them.
+        weights: of each window's summed and largest loss in the loss of its task, which is the one loss then.
         correction: steps taken before, added to each layer.
         differentiable: keep the graph, so that factors have gradients of their own.
     """
@@ -189,9 +191,11 @@ def factors_of(
         logits = view.upper(batch.input_ids, batch.attention_mask, lower, record)
         mean = masked_token_loss(logits, labels, 0.0)
         counted = (labels != IGNORE).sum(1)
-        losses = [(mean * counted).sum()]
-        if layout.losses == 2:
-            losses.append((masked_token_loss(logits, labels, 1.0) - mean).sum())
+        largest = masked_token_loss(logits, labels, 1.0) - mean if layout.losses == 2 or weights is not None else mean
+        losses = [(mean * counted).sum(), largest.sum()][: layout.losses]
+        if weights is not None:
+            of_sum, of_largest = mean.new_tensor(weights).T
+            losses = [(mean * counted * of_sum + largest * of_largest).sum()]
         outputs = [y for calls in gave.values() for y in calls]
         found = [
             torch.autograd.grad(
@@ -206,7 +210,7 @@ def factors_of(
             tuple(_side_by_side(view, layout, layer, read, felt) for layer in range(len(layout.widths))),
             _norm_vectors(view, layout, read, felt, logits),
             tuple(len(window.ids) for window in batch.windows) if not view.one_by_one else (_rows(read, layout),),
-            tuple(len(window.positions) for window in batch.windows),  # known without waiting for the device
+            tuple(counted.tolist()),
         )
 
 

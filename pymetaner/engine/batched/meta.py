@@ -27,13 +27,14 @@ __all__ = ["MetaLearner"]
 class MetaLearner:
     """Gives the logits of tasks after their inner steps, differentiable in the model's weights.
 
-    The networks run in evaluation mode: dropout would make an inner step another function of the weights each time.
-
     Args:
         model: the model; parameters that ask for gradients get them.
         inner: the inner step.
         order: 1 takes the inner steps as constants, as Wu et al. do; 2 differentiates through them.
         computation: batch size, precision and memory; there is no cache, since the weights move at every step.
+        dropout: the network's own dropout in the inner steps and on the queries, as in the official code; tasks that
+            share a support share what is dropped of it in the first step. Without it, a step is a function of the
+            weights alone.
 
     Raises:
         SettingError: if the order is neither 1 nor 2, or the step sizes do not fit the layers.
@@ -46,7 +47,13 @@ class MetaLearner:
     """
 
     def __init__(
-        self, model: MetaNER, inner: InnerStep, *, order: Literal[1, 2] = 1, computation: Computation | None = None
+        self,
+        model: MetaNER,
+        inner: InnerStep,
+        *,
+        order: Literal[1, 2] = 1,
+        computation: Computation | None = None,
+        dropout: bool = False,
     ) -> None:
         if order not in (1, 2):
             raise SettingError(f"order={order!r}: expected 1 or 2")
@@ -58,6 +65,7 @@ class MetaLearner:
         self._view = View(model.network, model.settings.freeze_layers, trainable=True)
         self._rates = inner.rates(self._view.groups)
         check_adaptable(self._view)
+        self._view.network.train(dropout)
 
     @property
     def groups(self) -> list[tuple[str, ...]]:

@@ -10,13 +10,14 @@ steps' sum, multiplied with the queries and dropped, a tile at a time (`pymetane
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from pymetaner.engine.batched.factors import Layout, WindowFactors, normalised
-from pymetaner.engine.bertadam import WEIGHT_DECAY, first_step_, steps_of
+from pymetaner.engine.bertadam import WEIGHT_DECAY, steps_of, steps_of_
 from pymetaner.engine.task import InnerOptimizer
 
 __all__ = ["Rates", "StepRows", "TakenSteps"]
@@ -35,10 +36,17 @@ class StepRows:
         windows: for each of the B rows, the factors of its task's support windows; none if it takes no step.
         lambda_max: weight of the largest token loss; the layout has columns for it if it is above 0.
         like: says device and type of the coefficients.
+        weighted: the factors carry the weights that the losses of windows have in that of the task.
     """
 
     def __init__(
-        self, layout: Layout, windows: Sequence[Sequence[WindowFactors]], lambda_max: float, like: Tensor
+        self,
+        layout: Layout,
+        windows: Sequence[Sequence[WindowFactors]],
+        lambda_max: float,
+        like: Tensor,
+        *,
+        weighted: bool = False,
     ) -> None:
         self._layout = layout
         self._windows = windows
@@ -50,7 +58,7 @@ class StepRows:
 
         # (B, 1, 1): whether the task takes the step, 1 / words of the task, lambda_max / windows of the task
         self.takes = column(bool(row) for row in windows)
-        self._mean = column(1 / max(1, sum(window.words for window in row)) for row in windows)
+        self._mean = column(1 if weighted else 1 / max(1, sum(window.words for window in row)) for row in windows)
         self._largest = column(lambda_max / max(1, len(row)) for row in windows)
         # (B, norm_width): gradients of all LayerNorms
         own: Tensor = torch.block_diag(*[torch.ones((1, len(row))) for row in windows]).to(like.device, dtype)
@@ -180,10 +188,14 @@ class TakenSteps:
         for at in range(0, len(x), size):
             tile = slice(at, at + size)
             factors = [tensor[tile] for pair in zip(gradients, inputs, strict=True) for tensor in pair]
-            if torch.is_grad_enabled():
-                moved.append(checkpoint(_times_steps, x[tile], rate, *factors, use_reentrant=False))
+            constant = not any(isinstance(given, Tensor) and given.requires_grad for given in (rate, *factors))
+            if torch.is_grad_enabled() and not constant:
+                moved.append(
+                    # nothing random is computed again
+                    checkpoint(_times_steps, x[tile], rate, *factors, use_reentrant=False, preserve_rng_state=False)
+                )
             else:
-                moved.append(_times_steps(x[tile], rate, *factors))
+                moved.append(_TimesConstantSteps.apply(x[tile], float(rate), *factors))  # type: ignore[no-untyped-call]
         return (y - rate * torch.cat(moved)).to(dtype)
 
     # ---- LayerNorm ----
@@ -202,9 +214,26 @@ class TakenSteps:
 
 def _times_steps(x: Tensor, rate: float | Tensor, *factors: Tensor) -> Tensor:
     """(b, T, out): x times the summed BertAdam steps of a tile of tasks, which are formed here and nowhere else."""
-    gradients = [torch.bmm(g.transpose(1, 2), inputs) for g, inputs in zip(factors[::2], factors[1::2], strict=True)]
-    if len(gradients) == 1 and not torch.is_grad_enabled():
-        moved = first_step_(gradients[0])
-    else:
-        moved = steps_of(gradients, rate * WEIGHT_DECAY).to(x.dtype)
+    moved = steps_of(_gradients(factors), rate * WEIGHT_DECAY).to(x.dtype)
     return torch.bmm(x, moved.transpose(1, 2))
+
+
+class _TimesConstantSteps(torch.autograd.Function):
+    """The same where nothing but x has a gradient: the steps are formed in place, and anew for the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, rate: float, *factors: Tensor) -> Tensor:
+        ctx.rate = rate
+        ctx.save_for_backward(*factors)
+        return torch.bmm(x, steps_of_(_gradients(factors), rate * WEIGHT_DECAY).transpose(1, 2))
+
+    @staticmethod
+    def backward(ctx: Any, felt: Tensor) -> tuple[Tensor | None, ...]:
+        factors = ctx.saved_tensors
+        moved = steps_of_(_gradients(factors), ctx.rate * WEIGHT_DECAY)
+        return torch.bmm(felt, moved), None, *[None] * len(factors)
+
+
+def _gradients(factors: Sequence[Tensor]) -> list[Tensor]:
+    """(b, out, in) of each step, from its output gradients and inputs in turn."""
+    return [torch.bmm(g.transpose(1, 2), inputs) for g, inputs in zip(factors[::2], factors[1::2], strict=True)]

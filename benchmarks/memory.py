@@ -1,0 +1,159 @@
+"""python -m benchmarks.memory MODEL TRAIN TEST LANG [--sizes 10,50,100] [--draws 5] [--methods plain,knn,adapted]
+
+What a few labelled sentences in the memory are worth: F1 of a model as it stands, with the votes of the nearest
+labelled words, adapted, both, and fine-tuned on the same sentences (10 epochs, the best of three learning rates on the
+test set, so an upper figure). Settings of adapting are those that `calibrate` finds on the memory alone. Each score is
+appended to benchmarks/results/memory.jsonl, and what is there already is not done again.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import random
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+
+from benchmarks.paper.runs import append, commit, lines
+from pymetaner import Memory, MetaNER, Sentence, TrainSettings, evaluate, read, train
+from pymetaner.calibration import Calibration
+from pymetaner.learning import Learning, learning_of
+from pymetaner.words import regroup
+
+RESULTS = Path(__file__).parent / "results" / "memory.jsonl"
+METHODS = "plain,knn,adapted,adapted+knn,finetuned"
+RATES = (3e-5, 1e-4, 3e-4)
+
+
+def main(
+    model: Annotated[str, typer.Argument(help="a model's folder")],
+    train_file: Annotated[Path, typer.Argument(help="labelled sentences to draw the memory from")],
+    test_file: Annotated[Path, typer.Argument(help="labelled sentences to score on")],
+    lang: Annotated[str, typer.Argument(help="the name to write down")],
+    sizes: Annotated[str, typer.Option("--sizes")] = "10,50,100,500,5000",
+    draws: Annotated[int, typer.Option("--draws")] = 5,
+    methods: Annotated[str, typer.Option("--methods")] = METHODS,
+    test_sentences: Annotated[int, typer.Option("--test-sentences", help="0 for all")] = 0,
+    device: Annotated[str, typer.Option("--device")] = "cpu",
+) -> None:
+    """Scores what is missing."""
+    net = MetaNER.from_pretrained(model, device=device)
+    pool = [s for s in map(regroup, read(train_file)) if len(s) > 3 and s.tags]
+    test = list(read(test_file))
+    if test_sentences:
+        test = test[:: max(1, len(test) // test_sentences)][:test_sentences]
+    for size in map(int, sizes.split(",")):
+        for draw in range(draws):
+            done = {(x["lang"], x["size"], x["draw"], x["method"], x["sentences"]) for x in lines(RESULTS)}
+            wanted = [m for m in methods.split(",") if (lang, size, draw, m, len(test)) not in done]
+            if wanted:
+                drawn = random.Random(draw).sample(pool, min(size, len(pool)))
+                note = {"lang": lang, "size": size, "draw": draw}
+                for line in scores(net, drawn, test, wanted):
+                    append(RESULTS, {**note, **line, "sentences": len(test), "commit": commit()})
+
+
+def scores(net: MetaNER, drawn: Sequence[Sentence], test: Sequence[Sentence], wanted: Sequence[str]) -> list[Any]:
+    """A line for each method."""
+    memory = Memory(net)
+    started = time.perf_counter()
+    memory.add(drawn)
+    evaluate(net, test[:1], learning=learning_of(net, memory, k=2))
+    first = time.perf_counter() - started
+    plain, cost = timed(lambda: evaluate(net, test).plain.f1)
+    found: list[dict[str, Any]] = [{"method": "plain", "f1": plain, "cost_ratio": 1.0}]
+    if set(wanted) & {"knn", "adapted", "adapted+knn"}:
+        started = time.perf_counter()
+        calibration = memory.calibrate()
+        seconds = time.perf_counter() - started
+        for method, learning in ways(net, memory, calibration).items():
+            if method in wanted:
+                evaluate(net, test[:: max(1, len(test) // 32)], learning=learning)  # warm
+                f1, took = timed(lambda way=learning: adapted(net, test, way))  # type: ignore[misc]
+                line = {
+                    "method": method,
+                    "f1": f1,
+                    "cost_ratio": round(took / cost, 2),
+                    "first_seconds": round(first, 2),
+                }
+                inner = {"k": learning.k, "lr": learning.inner.lr, "steps": learning.inner.steps, "knn": learning.knn}
+                found.append({**line, "calibration_seconds": round(seconds, 1), "settings": inner})
+    if "finetuned" in wanted:
+        found += [
+            {"method": "finetuned", "f1": max(finetuned(net, drawn, test, lr) for lr in RATES), "cost_ratio": 1.0}
+        ]
+    return [line | {"f1": round(100 * line["f1"], 3)} for line in found if line["method"] in wanted]
+
+
+def ways(net: MetaNER, memory: Memory, calibration: Calibration) -> dict[str, Learning]:
+    """The best settings of each method among those that were tried on the memory itself."""
+    allowed: dict[str, Callable[[Any], bool]] = {
+        "knn": lambda trial: trial.k == 0,
+        "adapted": lambda trial: trial.knn == 0,
+        "adapted+knn": lambda trial: True,
+    }
+    chosen = {}
+    for method, may in allowed.items():
+        best = max((trial for trial in calibration.trials if may(trial)), key=lambda trial: trial.score.f1)
+        inner = best.inner or learning_of(net, memory, k=0).inner
+        chosen[method] = Learning(memory, best.k, inner, knn=best.knn)
+    return chosen
+
+
+def adapted(net: MetaNER, test: Sequence[Sentence], learning: Learning) -> float:
+    """F1 with adapting."""
+    found = evaluate(net, test, learning=learning).adapted
+    assert found is not None  # there is something to learn from
+    return found.f1
+
+
+def finetuned(net: MetaNER, drawn: Sequence[Sentence], test: Sequence[Sentence], lr: float) -> float:
+    """F1 after 10 epochs on the drawn sentences, in batches of 16."""
+    student = copy.deepcopy(net)
+    steps = max(4, 10 * len(drawn) // 16)
+    settings = TrainSettings(
+        steps=steps,
+        batch_size=16,
+        lr=lr,
+        evaluate_every=steps,
+        checkpoint_every=steps,
+        mask_probability=0,
+        lambda_max=0,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        train(student, drawn, folder, settings=settings)
+    return evaluate(student, test).plain.f1
+
+
+def timed(function: Callable[[], float]) -> tuple[float, float]:
+    """What a function gives, and the seconds it takes."""
+    started = time.perf_counter()
+    result = function()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return result, time.perf_counter() - started
+
+
+def table() -> str:
+    """A line for each language and size: mean F1 of each method over the draws."""
+    groups: dict[tuple[str, int], dict[str, list[float]]] = {}
+    for x in lines(RESULTS):
+        groups.setdefault((x["lang"], x["size"]), {}).setdefault(x["method"], []).append(x["f1"])
+    names = METHODS.split(",")
+    rows = ["| language | sentences | " + " | ".join(names) + " |", "|---|---|" + "---|" * len(names)]
+    for (lang, size), found in sorted(groups.items()):
+        cells = [f"{sum(f) / len(f):.2f} ({len(f)})" if (f := found.get(name, [])) else "" for name in names]
+        rows.append(f"| {lang} | {size:,} | " + " | ".join(cells) + " |")
+    return "\n".join(rows)
+
+
+if __name__ == "__main__":
+    typer.run(main)
+    print(json.dumps({"written": str(RESULTS)}))
+    print(table())
