@@ -49,22 +49,28 @@ def times(contenders: Contenders) -> dict[str, float]:
     return {name: statistics.median(values) for name, values in taken.items()}
 
 
-def phases(function: Callable[[], object]) -> Iterator[tuple[str, float]]:
-    """(name, microseconds a call) of the kernels of a function, and of the host while it launches them."""
-    calls = 10
+def host(function: Callable[[], object], calls: int) -> float:
+    """Microseconds that a call keeps the host."""
     torch.cuda.synchronize()
     start = time.perf_counter()
     for _ in range(calls):
         function()
-    yield "host", (time.perf_counter() - start) / calls * 1e6
+    taken = (time.perf_counter() - start) / calls * 1e6
     torch.cuda.synchronize()
+    return taken
+
+
+def phases(function: Callable[[], object]) -> Iterator[tuple[str, float]]:
+    """(name, microseconds a call) of the kernels of a function, and of the host while it launches them."""
+    calls = 10
+    yield "host", host(function, calls)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
         for _ in range(calls):
             function()
         torch.cuda.synchronize()
     for kernel in profile.key_averages():
         if kernel.device_time_total > 0:
-            yield kernel.key.split("(")[0][-40:], kernel.device_time_total / calls
+            yield kernel.key.removeprefix("void ")[:70], kernel.device_time_total / calls
 
 
 def topk(size: int, count: int, dim: int, k: int) -> Contenders:
@@ -108,6 +114,11 @@ def main(
     print(torch.cuda.get_device_name(), "torch", torch.__version__)
     cases = [(f"top-k {case}", partial(topk, *case)) for case in TOPK]
     cases += [(f"loss {case} x 13", partial(loss, *case)) for case in LOSS]
+    if show_phases:
+        rows = torch.randn(1, 64, device="cuda")
+        encoded = cuda.encode(rows)
+        print(f"host, an allocation: {host(lambda: rows.new_empty((64, 2)), 100):.1f} us")
+        print(f"host, one kernel: {host(lambda: cuda.extension().encode(encoded.pointers, 0), 100):.1f} us")
     for name, make in cases:
         contenders = make()
         taken = times(contenders)
@@ -115,7 +126,7 @@ def main(
             print(f"{name:36} {contender:26} {milliseconds:8.3f} ms {milliseconds / taken[OURS]:7.2f}", flush=True)
         if show_phases:
             for phase, microseconds in phases(contenders[OURS]):
-                print(f"    {phase:40} {microseconds:10.1f} us", flush=True)
+                print(f"    {phase:70} {microseconds:10.1f} us", flush=True)
 
 
 if __name__ == "__main__":

@@ -13,12 +13,11 @@ Codes codes_of(const Rows& rows, const py::array& norms, const py::array& codes,
     check_contiguous<std::int8_t>(codes, "codes", 4);
     check_contiguous<float>(scales, "scales", 1);
     check_contiguous<float>(residuals, "residuals", 1);
-    const py::ssize_t panels = codes.shape(0);
-    if (panels > panels_of(rows.count, rows.dim) || codes.shape(1) != padded_dim(rows.dim) / 4 ||
-        codes.shape(2) != 16 || codes.shape(3) != 4) {
-        throw py::value_error("codes have " + std::to_string(panels) + " panels for " + std::to_string(rows.count) +
-                              " rows: expected at most " + std::to_string(panels_of(rows.count, rows.dim)) + " of (" +
-                              std::to_string(padded_dim(rows.dim) / 4) + ", 16, 4)");
+    const py::ssize_t panels = codes.shape(0), most = panels_of(rows.count, rows.dim);
+    const py::ssize_t fours = padded_dim(rows.dim) / 4;
+    if (panels > most || codes.shape(1) != fours || codes.shape(2) != 16 || codes.shape(3) != 4) {
+        throw py::value_error("codes have " + std::to_string(panels) + " panels: expected at most " +
+                              std::to_string(most) + " of (" + std::to_string(fours) + ", 16, 4)");
     }
     check_length(norms, "norms", rows.count);
     check_length(scales, "scales", 16 * panels);
