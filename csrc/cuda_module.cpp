@@ -33,10 +33,7 @@ PYBIND11_MODULE(_cuda, module) {
     module.def("error", &pymetaner::cuda_error);
     module.def("plan", [](std::int64_t queries, std::int64_t bank, std::int64_t dim) {
         const pymetaner::CudaPlan plan = pymetaner::cuda_plan(queries, bank, dim);
-        return py::make_tuple(plan.few, plan.group, plan.groups, plan.batch);
-    });
-    module.def("workspace", [](std::int64_t queries, std::int64_t bank, std::int64_t dim) {
-        return pymetaner::cuda_plan(queries, bank, dim).bytes;
+        return py::make_tuple(plan.few, plan.group, plan.groups, plan.batch, plan.bytes);
     });
     module.def("encode",
                [](const py::tuple& rows, std::uintptr_t stream) { pymetaner::cuda_encode(rows_of(rows), stream); });

@@ -120,7 +120,7 @@ double sum_of_others(const Real* powers, std::int64_t classes, std::int64_t labe
         const std::int64_t begin = begin_of<Isa>(done, classes);
         part.load(powers + done);
         part.put(static_cast<int>(label - begin), Real{0});
-        part.clear(static_cast<int>(done - begin));
+        if (begin < done) part.clear(static_cast<int>(done - begin));
         part.add_to(sums);
     }
     return (sums[0] + sums[2]) + (sums[1] + sums[3]);

@@ -114,7 +114,7 @@ def cosine_topk(
             raise InputError(f"exclude is {exclude.dtype} of shape {tuple(exclude.shape)}: expected int64, one a query")
         exclude = exclude.to(queries.device).contiguous()
         left_out = exclude.data_ptr()
-    workspace = queries.new_empty(module.workspace(count, size, dim), dtype=torch.uint8)
+    workspace = queries.new_empty(module.plan(count, size, dim)[-1], dtype=torch.uint8)
     scores, indices = queries.new_empty((count, k)), queries.new_empty((count, k), dtype=torch.int64)
     addresses = (workspace.data_ptr(), scores.data_ptr(), indices.data_ptr())
     _launch(module.cosine_topk, queries, queries.data_ptr(), count, bank.pointers, left_out, k, *addresses)

@@ -56,10 +56,10 @@ def test_the_workspace_of_a_search_stays_within_bounds():
     extension = module()
     for queries in (1, 4, 5, 64, 4096, 100_000):
         for size in (0, 1, 100, 14_041, 1_000_000, 10_000_000):
-            few, group, groups, batch = extension.plan(queries, size, 768)
+            few, group, groups, batch, workspace = extension.plan(queries, size, 768)
             assert few == (queries <= 4) and groups * group == -(-size // 256) * 256
             assert 1 <= batch <= queries and (batch == queries or batch % 128 == 0)
-            assert extension.workspace(queries, size, 768) < 2**28 + 128 * 4 * groups + 3000 * (batch + 256)
+            assert workspace < 2**28 + 128 * 4 * groups + 3000 * (batch + 256)
     assert not extension.plan(4, 1000, 4096)[0]  # queries that would not fit into shared memory
 
 
