@@ -7,8 +7,7 @@ namespace {
 
 using Array = const py::array&;
 
-// The arrays of an encoded bank: norms of each of its rows; codes (panels, padded / 4, 16, 4); scales and residuals,
-// 16 for each panel.
+// An encoded bank: a norm a row; codes (panels, padded / 4, 16, 4); 16 scales and 16 residuals a panel.
 Codes codes_of(const Rows& rows, Array norms, Array codes, Array scales, Array residuals) {
     check_contiguous<double>(norms, "norms", 1);
     check_contiguous<std::int8_t>(codes, "codes", 4);
