@@ -53,7 +53,7 @@ def backend() -> Backend:
 
 def runs_natively(tensor: torch.Tensor) -> bool:
     """Whether an operation on this tensor goes to a kernel. On CUDA only if that was asked for by name: those kernels
-    are younger than the others, and have been compiled on more machines than they have been run on."""
+    are younger than the others, and have been run on one kind of device."""
     if tensor.device.type == "cpu":
         return backend() == "native"
     return tensor.device.type == "cuda" and _wanted == "native"
