@@ -13,11 +13,28 @@
 namespace pymetaner {
 namespace {
 
-constexpr int kThreads = 128;
+constexpr int kThreads = 256;
 constexpr int kPairs = kThreads / 8;  // scored exactly at a time
-constexpr int kBuckets = 16;          // a thread's, of maxima
+constexpr int kBuckets = 8;           // a thread's, of maxima; all together they have to be more than kCudaMaxK
 constexpr unsigned kAll = 0xFFFFFFFFU;
-static_assert(kThreads * kBuckets > kCudaMaxK, "or the k-th largest of them would not be known");
+static_assert(kThreads * kBuckets > kCudaMaxK);
+
+// The dot product of two rows, for all eight threads of a group; dot.hpp tells its order.
+__device__ double exact_dot(const float* a, const float* b, std::int64_t dim, int lane) {
+    double sum = 0.0;
+#pragma unroll 8
+    for (std::int64_t i = lane; i < dim; i += 8) {
+        sum = __dadd_rn(sum, __dmul_rn(static_cast<double>(a[i]), static_cast<double>(b[i])));
+    }
+    for (int half = 4; half > 0; half /= 2) sum = __dadd_rn(sum, __shfl_xor_sync(kAll, sum, half, 8));
+    return sum;
+}
+
+// -1 for a row that is not finite.
+__device__ double exact_norm(const float* row, std::int64_t dim, int lane) {
+    const double square = exact_dot(row, row, dim, lane);
+    return isfinite(square) ? sqrt(square) : -1.0;
+}
 
 // One warp a row.
 __global__ void __launch_bounds__(kThreads) encode_kernel(CudaRows rows, std::int64_t width, std::int64_t padded) {
@@ -40,7 +57,7 @@ struct Finish {
     std::int64_t groups;
     int group;
     const float* queries;
-    const double* norms;  // of the queries
+    const double* norms;  // of the queries, or nullptr
     CudaRows bank;
     const std::int64_t* exclude;
     int k, room;
@@ -49,79 +66,33 @@ struct Finish {
     std::int64_t* indices;
 };
 
-// The maxima of a query, dealt out to buckets: four numbers in a row go to the same thread, to four of its buckets.
-struct Buckets {
-    static constexpr int kFours = kBuckets / 4;
-    static constexpr int kRound = kThreads * kBuckets;  // numbers that are dealt out at a time
-
-    const float* numbers;
-    std::int64_t count;  // a multiple of 4
-    float tops[kBuckets];
-
-    __device__ Buckets(const float* from, std::int64_t size) : numbers(from), count(size) {
-        constexpr int kAhead = 2;  // rounds
-        for (float& top : tops) top = nanf("");
-        for (std::int64_t round = 4 * threadIdx.x; round < count; round += kAhead * kRound) {
-            float4 read[kAhead * kFours];
-#pragma unroll
-            for (int i = 0; i < kAhead * kFours; ++i) {
-                const std::int64_t at = round + 4 * kThreads * i;
-                if (at < count) read[i] = *reinterpret_cast<const float4*>(numbers + at);
-                if (at >= count) read[i] = {nanf(""), nanf(""), nanf(""), nanf("")};
-            }
-#pragma unroll
-            for (int i = 0; i < kAhead * kFours; ++i) {
-                float* const top = tops + 4 * (i % kFours);
-                top[0] = fmaxf(top[0], read[i].x);  // which is the other one if one is NaN
-                top[1] = fmaxf(top[1], read[i].y);
-                top[2] = fmaxf(top[2], read[i].z);
-                top[3] = fmaxf(top[3], read[i].w);
-            }
-        }
-    }
-
-    // A value that at least `wanted` of the numbers reach, or minus infinity if there are too few; NaN does not count.
-    // Each bucket stands for its largest number. Called by the whole block.
-    __device__ float reached_by(int wanted) const {
-        __shared__ unsigned counts[2][kThreads / 32];
-        unsigned keys[kBuckets];
-#pragma unroll
-        for (int b = 0; b < kBuckets; ++b) keys[b] = screening_key(tops[b]);
-        unsigned found = 0;
-        for (int shift = 12; shift >= 0; shift -= 2) {  // two bits of the key at a time
-            unsigned own = 0;
-#pragma unroll
-            for (const unsigned key : keys) {
-                own += key >= (found | 1U << shift) ? 1U : 0U;
-                own += key >= (found | 2U << shift) ? 1U << 10 : 0U;
-                own += key >= (found | 3U << shift) ? 1U << 20 : 0U;
-            }
-            own = __reduce_add_sync(kAll, own);  // at most 512 of each
-            unsigned* const shared = counts[shift / 2 % 2];
-            if (threadIdx.x % 32 == 0) shared[threadIdx.x / 32] = own;
-            __syncthreads();
-            int reached[3] = {};
-            for (int warp = 0; warp < kThreads / 32; ++warp) {
-                for (int i = 0; i < 3; ++i) reached[i] += static_cast<int>(shared[warp] >> 10 * i & 1023U);
-            }
-            const unsigned most = reached[2] >= wanted ? 3 : reached[1] >= wanted ? 2 : reached[0] >= wanted ? 1 : 0;
-            found |= most << shift;
-        }
-        return found == 0 ? -INFINITY : least_of_key(found);
-    }
-
-    // Calls f(i) for every number that reaches the limit: only buckets that do are read again.
-    template <class Function>
-    __device__ void for_each_from(float limit, const Function& f) const {
+// A value that at least `wanted` of the numbers reach, close to the largest such, or minus infinity if there are too
+// few; NaN does not count. Each bucket stands for its largest number. Called by the whole block.
+__device__ float reached_by(const float* numbers, std::int64_t count, int wanted) {
+    __shared__ int counts[2][kThreads / 32];
+    unsigned keys[kBuckets] = {};
+    for (std::int64_t first = threadIdx.x; first < count; first += kThreads * kBuckets) {
 #pragma unroll
         for (int b = 0; b < kBuckets; ++b) {
-            if (!(tops[b] >= limit)) continue;
-            for (std::int64_t i = 4 * (threadIdx.x + b / 4 * kThreads) + b % 4; i < count; i += kRound) {
-                if (numbers[i] >= limit) f(i);
-            }
+            const std::int64_t i = first + b * kThreads;
+            if (i < count) keys[b] = max(keys[b], order_key(numbers[i]));
         }
     }
-};
+    unsigned found = 0;
+    for (int bit = 31; bit >= 12; --bit) {  // 11 bits of the fraction: the rest could rule out next to nothing
+        const unsigned trial = found | 1U << bit;
+        int own = 0;
+#pragma unroll
+        for (const unsigned key : keys) own += key >= trial ? 1 : 0;
+        own = __reduce_add_sync(kAll, own);
+        if (threadIdx.x % 32 == 0) counts[bit % 2][threadIdx.x / 32] = own;
+        __syncthreads();
+        int all = 0;
+        for (const int part : counts[bit % 2]) all += part;
+        if (all >= wanted) found = trial;
+    }
+    return found == 0 ? -INFINITY : float_of_key(found);
+}
 
 // Sorts the first `size` items; there is room for the next power of two. Called by the whole block.
 __device__ void sort(Ranked* items, int size) {
@@ -144,7 +115,7 @@ __device__ void sort(Ranked* items, int size) {
     }
 }
 
-__global__ void __launch_bounds__(kThreads, 4) finish_kernel(const __grid_constant__ Finish task) {
+__global__ void __launch_bounds__(kThreads) finish_kernel(const __grid_constant__ Finish task) {
     extern __shared__ __align__(16) unsigned char shared[];
     auto* const best = reinterpret_cast<Ranked*>(shared);                // room
     auto* const listed = reinterpret_cast<unsigned*>(best + task.room);  // 2 * room: groups to be scored
@@ -155,15 +126,14 @@ __global__ void __launch_bounds__(kThreads, 4) finish_kernel(const __grid_consta
     const std::int64_t excluded = task.exclude == nullptr ? -1 : task.exclude[query];
     const float* const maxima = task.maxima + query * task.groups;
     if (thread == 0) size = groups_left = 0;
-    __syncthreads();
-    const Buckets buckets(maxima, task.groups);
-    const float limit = buckets.reached_by(task.k + (excluded >= 0 ? 1 : 0)) - task.margin;
-    buckets.for_each_from(limit, [&](std::int64_t group) {
+    const float limit = reached_by(maxima, task.groups, task.k + (excluded >= 0 ? 1 : 0)) - task.margin;
+    for (std::int64_t g = thread; g < task.groups; g += kThreads) {
+        if (!(maxima[g] >= limit)) continue;
         const int place = atomicAdd(&groups_left, 1);
-        if (place < 2 * task.room) listed[place] = static_cast<unsigned>(group);
-    });
+        if (place < 2 * task.room) listed[place] = static_cast<unsigned>(g);
+    }
     const float* const row = task.queries + query * dim;
-    const double norm = task.norms[query];
+    const double norm = task.norms == nullptr ? exact_norm(row, dim, lane) : task.norms[query];
     __syncthreads();
 
     const bool all = groups_left > 2 * task.room;
@@ -208,10 +178,6 @@ int room_of(std::int64_t k) {
     return room;
 }
 
-std::size_t shared_of(int room) {
-    return static_cast<std::size_t>(room) * (sizeof(Ranked) + 2 * sizeof(unsigned));
-}
-
 constexpr std::int64_t kMaximaBytes = std::int64_t{1} << 28;  // of a batch of queries, about
 constexpr std::int64_t kFewFloats = 12 * 1024;                // queries that shared memory holds on every device
 constexpr std::int64_t kManyRows = 1 << 16;                   // from here on maxima of 16 rows: fewer bytes
@@ -226,10 +192,9 @@ CudaPlan cuda_plan(std::int64_t queries, std::int64_t bank, std::int64_t dim) {
     plan.groups = rounded_up(bank, kCudaTile) / plan.group;
     const std::int64_t each = std::max<std::int64_t>(1, plan.groups * static_cast<std::int64_t>(sizeof(float)));
     plan.batch = std::min(queries, std::max<std::int64_t>(128, kMaximaBytes / each / 128 * 128));
-    const std::int64_t padded = rounded_up(plan.batch, kCudaTile);
+    const std::int64_t padded = plan.few ? 0 : rounded_up(plan.batch, kCudaTile);
     plan.copies_at = static_cast<std::size_t>(padded) * sizeof(double);
-    const std::int64_t copies = plan.few ? 0 : padded * width;
-    plan.maxima_at = plan.copies_at + static_cast<std::size_t>(copies) * sizeof(__half);
+    plan.maxima_at = plan.copies_at + static_cast<std::size_t>(padded * width) * sizeof(__half);
     plan.bytes = plan.maxima_at + static_cast<std::size_t>(plan.batch * each);
     return plan;
 }
@@ -270,14 +235,13 @@ void cuda_cosine_topk(const CudaTopk& task, std::uintptr_t stream) {
                                   rounded_up(dim, kCudaStep),
                                   plan.groups * plan.group,
                                   plan.group,
-                                  maxima,
-                                  norms};
+                                  maxima};
         if (plan.groups > 0) (plan.few ? screen_few : screen_many)(screening, queue);
         const Finish finish{maxima,
                             plan.groups,
                             plan.group,
                             queries,
-                            norms,
+                            plan.few ? nullptr : norms,
                             task.bank,
                             task.exclude == nullptr ? nullptr : task.exclude + first,
                             static_cast<int>(task.k),
@@ -285,8 +249,8 @@ void cuda_cosine_topk(const CudaTopk& task, std::uintptr_t stream) {
                             static_cast<float>(2 * cuda_error(dim)),
                             task.scores + first * task.k,
                             task.indices + first * task.k};
-        const std::size_t shared = shared_of(room);
-        allow_shared<finish_kernel>(static_cast<int>(shared_of(room_of(kCudaMaxK))));
+        const std::size_t shared = static_cast<std::size_t>(room) * (sizeof(Ranked) + 2 * sizeof(unsigned));
+        cudaFuncSetAttribute(finish_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared));
         finish_kernel<<<static_cast<unsigned>(count), kThreads, shared, queue>>>(finish);
         check_launched("scoring");
     }

@@ -6,7 +6,7 @@
 // are swapped about by the row's number, so that neither filling nor ldmatrix meets a bank twice.
 #include <algorithm>
 
-#include "cosine_topk/cuda_tiles.hpp"
+#include "cosine_topk/cuda_kernels.hpp"
 
 namespace pymetaner {
 namespace {
@@ -14,6 +14,7 @@ namespace {
 constexpr int kFewThreads = 256;
 constexpr int kFewGroup = 4;
 constexpr unsigned kAll = 0xFFFFFFFFU;
+constexpr int kLine = 128;  // bytes of a row in a stage
 
 __device__ double block_sum(double x) {
     __shared__ double sums[kFewThreads / 32];
@@ -42,13 +43,6 @@ __global__ void __launch_bounds__(kFewThreads) few_kernel(Screening task) {
     extern __shared__ __align__(16) unsigned char shared[];
     auto* const units = reinterpret_cast<float*>(shared);  // (Queries, padded_dim)
     const std::int64_t width = task.padded_dim;
-    const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
-    if (blockIdx.x + 1 == gridDim.x) {  // a block for what will be needed later
-        if (warp >= Queries) return;
-        const double norm = exact_norm(task.rows + warp * task.dim, task.dim, lane % 8);
-        if (lane == 0) task.norms[warp] = norm;
-        return;
-    }
     for (int q = 0; q < Queries; ++q) {
         const float* const row = task.rows + q * task.dim;
         double square = 0.0;
@@ -64,8 +58,10 @@ __global__ void __launch_bounds__(kFewThreads) few_kernel(Screening task) {
     __syncthreads();
 
     const std::int64_t groups = task.padded_bank / kFewGroup;
-    const std::int64_t warps = static_cast<std::int64_t>(gridDim.x - 1) * (kFewThreads / 32);
-    for (std::int64_t g = static_cast<std::int64_t>(blockIdx.x) * (kFewThreads / 32) + warp; g < groups; g += warps) {
+    const std::int64_t warps = static_cast<std::int64_t>(gridDim.x) * (kFewThreads / 32);
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    for (std::int64_t g = (static_cast<std::int64_t>(blockIdx.x) * kFewThreads + threadIdx.x) / 32; g < groups;
+         g += warps) {
         const __half* rows[kFewGroup];
         for (int r = 0; r < kFewGroup; ++r) rows[r] = task.bank + group_row(g, kFewGroup, r) * width;
         float sums[Queries][kFewGroup] = {};
@@ -86,6 +82,19 @@ __global__ void __launch_bounds__(kFewThreads) few_kernel(Screening task) {
             if (lane == 0) task.maxima[q * groups + g] = fmaxf(fmaxf(sum[0], sum[1]), fmaxf(sum[2], sum[3]));
         }
     }
+}
+
+__device__ void copy_async(unsigned to, const void* from) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
+}
+
+__device__ void end_of_copies() {
+    asm volatile("cp.async.commit_group;" ::: "memory");
+}
+
+template <int Left>
+__device__ void wait_for_copies() {
+    asm volatile("cp.async.wait_group %0;" ::"n"(Left) : "memory");
 }
 
 // Four 8 x 8 matrices; each lane gives the address of one of their rows.
@@ -117,6 +126,59 @@ struct Shape {
 };
 using Thin = Shape<1, 2, 4>;
 using Wide = Shape<2, 4, 3>;
+
+// The tiles of a block, one after the other, and of each the stages: 64 columns of all its queries and rows.
+template <class Shape>
+struct Cursor {
+    const Screening& task;
+    unsigned tile, tiles, query_tiles;
+    int step, steps;
+    const __half* queries;
+    const __half* rows;
+
+    __device__ explicit Cursor(const Screening& of)
+        : task(of),
+          tile(blockIdx.x),
+          query_tiles(static_cast<unsigned>((of.count + Shape::kQueries - 1) / Shape::kQueries)),
+          step(0),
+          steps(static_cast<int>(of.padded_dim / kCudaStep)) {
+        tiles = query_tiles * static_cast<unsigned>(of.padded_bank / Shape::kRows);
+        place();
+    }
+
+    // Query tiles go fastest: blocks that run together share rows of the bank.
+    __device__ std::int64_t first_query() const { return tile % query_tiles * Shape::kQueries; }
+    __device__ std::int64_t first_row() const { return static_cast<std::int64_t>(tile / query_tiles) * Shape::kRows; }
+
+    __device__ void place() {
+        queries = task.queries + first_query() * task.padded_dim;
+        rows = task.bank + first_row() * task.padded_dim;
+    }
+
+    __device__ void next() {
+        if (++step < steps) return;
+        step = 0;
+        tile += gridDim.x;
+        if (tile < tiles) place();
+    }
+};
+
+template <class Shape>
+__device__ void load_stage(const Cursor<Shape>& at, unsigned stage) {
+    constexpr int kRowsAtOnce = Shape::kThreads / 8;
+    const unsigned first = threadIdx.x / 8, piece = threadIdx.x % 8;
+    const std::int64_t width = at.task.padded_dim;
+    const std::int64_t offset = first * width + at.step * kCudaStep + piece * 8;
+    const unsigned to = stage + first * kLine + (piece ^ first % 8) * 16;
+#pragma unroll
+    for (int row = 0; row < Shape::kQueries; row += kRowsAtOnce) {
+        copy_async(to + row * kLine, at.queries + offset + row * width);
+    }
+#pragma unroll
+    for (int row = 0; row < Shape::kRows; row += kRowsAtOnce) {
+        copy_async(to + (Shape::kQueries + row) * kLine, at.rows + offset + row * width);
+    }
+}
 
 // Adds the products of one stage to the 64 x 64 sums of a warp.
 template <class Shape>
@@ -201,7 +263,7 @@ void launch_many(const Screening& task, cudaStream_t stream) {
     const int each =
         std::max(1, device_attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor) / (Shape::kBytes + 1024));
     const auto blocks = static_cast<unsigned>(std::min<std::int64_t>(tiles, processors * each));
-    allow_shared<many_kernel<Shape, Group>>(Shape::kBytes);
+    cudaFuncSetAttribute(many_kernel<Shape, Group>, cudaFuncAttributeMaxDynamicSharedMemorySize, Shape::kBytes);
     many_kernel<Shape, Group><<<blocks, Shape::kThreads, Shape::kBytes, stream>>>(task);
     check_launched("screening");
 }
@@ -211,7 +273,7 @@ void launch_many(const Screening& task, cudaStream_t stream) {
 void screen_few(const Screening& task, cudaStream_t stream) {
     const std::int64_t warps = task.padded_bank / kFewGroup;
     const std::int64_t room = 8 * device_attribute(cudaDevAttrMultiProcessorCount);
-    const auto blocks = static_cast<unsigned>(std::min(warps * 32 / kFewThreads, room) + 1);
+    const auto blocks = static_cast<unsigned>(std::min(warps * 32 / kFewThreads, room));
     const auto shared = static_cast<std::size_t>(task.count * task.padded_dim) * sizeof(float);
     if (task.count == 1) few_kernel<1><<<blocks, kFewThreads, shared, stream>>>(task);
     if (task.count == 2) few_kernel<2><<<blocks, kFewThreads, shared, stream>>>(task);
@@ -221,7 +283,6 @@ void screen_few(const Screening& task, cudaStream_t stream) {
 }
 
 void screen_many(const Screening& task, cudaStream_t stream) {
-    if (task.count > Thin::kQueries && screen_with_wgmma(task, stream)) return;
     const bool fits = device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin) >= Wide::kBytes;
     const auto launch = task.count <= Thin::kQueries || !fits
                             ? (task.group == 4 ? launch_many<Thin, 4> : launch_many<Thin, 16>)

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 
 #if defined(__CUDACC__)
 #define PYMETANER_BOTH __host__ __device__
@@ -21,14 +22,20 @@ PYMETANER_BOTH inline bool ranks_before(const Ranked& a, const Ranked& b) {
     return a.score > b.score || (a.score == b.score && a.index < b.index);
 }
 
-// Screening products in steps of 2^-11, rounded down: 1 or more for every number above -1.5, 0 for NaN.
-PYMETANER_BOTH inline std::uint32_t screening_key(float x) {
-    return x > -1.5F ? 1U + static_cast<std::uint32_t>((x + 1.5F) * 2048.0F) : 0U;
+// A whole number for each float, in the order of the floats; 0, less than all others, for NaN.
+PYMETANER_BOTH inline std::uint32_t order_key(float x) {
+    if (x != x) return 0;
+    std::uint32_t bits = 0;
+    memcpy(&bits, &x, sizeof bits);
+    return (bits & 0x80000000U) != 0 ? ~bits : bits | 0x80000000U;
 }
 
-// The least number of a key that is not 0, but for the rounding of x + 1.5, 2^-22.
-PYMETANER_BOTH inline float least_of_key(std::uint32_t key) {
-    return static_cast<float>(key - 1U) * 0x1p-11F - 1.5F;
+// The float of a key that is not 0.
+PYMETANER_BOTH inline float float_of_key(std::uint32_t key) {
+    const std::uint32_t bits = (key & 0x80000000U) != 0 ? key & 0x7FFFFFFFU : ~key;
+    float x = 0.0F;
+    memcpy(&x, &bits, sizeof x);
+    return x;
 }
 
 // Row number `member` of a group of `group` rows, 4 or 16: those whose products a thread has where the tensor cores

@@ -113,7 +113,7 @@ __device__ void store_tile(const float* tile, int count, float* to) {
 }
 
 template <typename Logit>
-__global__ void __launch_bounds__(kThreads, 16) masked_token_loss_kernel(CudaLoss task, int tokens_at_once) {
+__global__ void __launch_bounds__(kThreads, 10) masked_token_loss_kernel(CudaLoss task, int tokens_at_once) {
     extern __shared__ __align__(16) unsigned char shared[];
     auto* const tile = reinterpret_cast<float*>(shared);
     const int thread = static_cast<int>(threadIdx.x);

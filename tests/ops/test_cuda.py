@@ -72,10 +72,15 @@ def unit(rows):
 def reached_by(numbers, wanted):
     """The function of that name in csrc/cosine_topk/cuda.cu."""
     filled = np.append(numbers, np.full(-len(numbers) % 2048, np.nan)).reshape(-1, 2048)
-    tops = np.fmax.reduce(filled, axis=0).astype(np.float32)
-    keys = np.where(tops > -1.5, 1 + np.floor((tops + np.float32(1.5)) * 2048), 0)
-    key = -np.sort(-keys)[wanted - 1]
-    return -np.inf if key == 0 else (key - 1) / 2048 - 1.5
+    buckets = np.nanmax(np.where(np.isnan(filled), -np.inf, filled), axis=0, initial=-np.inf).astype(np.float32)
+    buckets = np.sort(buckets[buckets > -np.inf])[::-1]
+    if len(buckets) < wanted:
+        return -np.inf
+    bits = buckets[wanted - 1].view(np.uint32)
+    key = ~bits if bits >> 31 else bits | np.uint32(1 << 31)
+    key = key >> 12 << 12
+    bits = key & np.uint32(0x7FFFFFFF) if key >> 31 else ~key
+    return bits.astype(np.uint32).view(np.float32)
 
 
 def twin(queries, bank, k, group, exclude):
