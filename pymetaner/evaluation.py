@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pymetaner.adaptation import Learning, tag
 from pymetaner.engine import Computation, Precision
@@ -27,6 +27,9 @@ class Evaluation:
         changed: in how many of them adapting changed a tag.
         dropped: entity types that the model knows and the set does not, predicted as no entity.
         missing: entity types of the set that the model does not know; every one of them counts as missed.
+        gold: the labelled tags of each sentence.
+        plain_tags: those predicted without adapting.
+        adapted_tags: those predicted with adapting; the same if it was not asked for.
     """
 
     plain: Score
@@ -35,6 +38,9 @@ class Evaluation:
     changed: int
     dropped: tuple[str, ...]
     missing: tuple[str, ...]
+    gold: tuple[tuple[str, ...], ...] = field(repr=False)
+    plain_tags: tuple[tuple[str, ...], ...] = field(repr=False)
+    adapted_tags: tuple[tuple[str, ...], ...] = field(repr=False)
 
 
 def evaluate(
@@ -45,6 +51,7 @@ def evaluate(
     scoring: Scoring = "strict",
     batch_size: int = 16,
     precision: Precision = "fp32",
+    memory_bytes: int | None = None,
     progress: bool = False,
 ) -> Evaluation:
     """Precision, recall and F1 of a model on labelled sentences, plain and (given something to learn from) adapted.
@@ -57,6 +64,7 @@ def evaluate(
         scoring: ``"strict"``, seqeval's strict IOB2 mode, or ``"conlleval"``, the official script's figure.
         batch_size: the most sentences in a batch.
         precision: of products, as for `pymetaner.adapt`.
+        memory_bytes: what a batch may take, as for `pymetaner.adapt`.
         progress: show a progress bar.
 
     Raises:
@@ -68,7 +76,9 @@ def evaluate(
     types = {name[2:] for sentence in gold for name in sentence.tags or () if name != "O"}
     # The gold tags must not show the segmenter where an entity ends.
     blind = [regroup(sentence.with_tags(None)) for sentence in gold]
-    computation = Computation(batch_size=batch_size, precision=precision, cache=model.cache, progress=progress)
+    computation = Computation(
+        batch_size=batch_size, precision=precision, cache=model.cache, memory_bytes=memory_bytes, progress=progress
+    )
     tagged, _ = tag(model, blind, learning, computation)
     truth = [sentence.tags or () for sentence in gold]
     plain, adapted = (
@@ -85,6 +95,9 @@ def evaluate(
         changed=sum(before != after for before, after in zip(plain, adapted, strict=True)),
         dropped=tuple(sorted(model.types - types)),
         missing=tuple(sorted(types - model.types)),
+        gold=tuple(truth),
+        plain_tags=tuple(plain),
+        adapted_tags=tuple(adapted),
     )
 
 

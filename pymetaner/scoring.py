@@ -8,10 +8,13 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Literal, get_args
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pymetaner.errors import LengthMismatchError, SettingError, TagError
 from pymetaner.sentence import tag_spans
 
-__all__ = ["Score", "Scoring", "drop_types", "score"]
+__all__ = ["Score", "Scoring", "drop_types", "score", "sentence_counts"]
 
 Scoring = Literal["strict", "conlleval"]
 
@@ -91,6 +94,21 @@ def score(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]], *, 
     )
     per_type = {name: Score(correct[name], every[name], labels[name]) for name in sorted(every | labels)}
     return Score(correct.total(), every.total(), labels.total(), per_type)
+
+
+def sentence_counts(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> NDArray[np.int64]:
+    """(n, 3): how many entities of each sentence are correct, predicted and labelled, as ``scoring="strict"`` counts.
+
+    Sums over any choice of sentences give its score, which is what a bootstrap needs.
+    """
+    expected, answered = _strict(gold), _strict(predicted)
+    return np.stack(
+        [
+            np.bincount([place for place, *_ in group], minlength=len(gold))
+            for group in (expected & answered, answered, expected)
+        ],
+        axis=1,
+    ).astype(np.int64)
 
 
 def drop_types(tags: Sequence[str], keep: Collection[str]) -> tuple[str, ...]:

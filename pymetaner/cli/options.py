@@ -21,7 +21,10 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 # ---- how to run ----
 BatchSize = Annotated[int, typer.Option(min=1, help="Most sentences in a batch.", rich_help_panel=_RUNNING)]
 Device = Annotated[
-    str, typer.Option(metavar="DEVICE", help="Where to compute: cpu, cuda, cuda:1, ...", rich_help_panel=_RUNNING)
+    str,
+    typer.Option(
+        "--device", metavar="DEVICE", help="Where to compute: cpu, cuda, cuda:1, ...", rich_help_panel=_RUNNING
+    ),
 ]
 Threads = Annotated[
     int | None,

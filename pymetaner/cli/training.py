@@ -44,16 +44,19 @@ def _option(text: str, panel: str, *names: str, **rules: Any) -> Any:
 def train(
     context: typer.Context,
     files: Annotated[list[Path], typer.Argument(metavar="TRAIN", exists=True, dir_okay=False, help="Labelled files.")],
-    out: Annotated[Path, typer.Option(metavar="DIR", file_okay=False, help="The folder that gets the model.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", file_okay=False, help="The folder that gets the model.")],
     dev: Annotated[
         list[Path] | None,
-        typer.Option(metavar="FILE", exists=True, dir_okay=False, help="Labelled file that picks the best weights."),
+        typer.Option(
+            "--dev", metavar="FILE", exists=True, dir_okay=False, help="Labelled file that picks the best weights."
+        ),
     ] = None,
     encoder: Annotated[
-        str | None, _option("An encoder's folder or hub id; it gets a new head.", _START, metavar="ENCODER")
+        str | None,
+        _option("An encoder's folder or hub id; it gets a new head.", _START, "--encoder", metavar="ENCODER"),
     ] = None,
     model: Annotated[
-        str | None, _option("A model's folder or hub id, to be trained further.", _START, metavar="MODEL")
+        str | None, _option("A model's folder or hub id, to be trained further.", _START, "--model", metavar="MODEL")
     ] = None,
     types: Annotated[
         str | None,
@@ -99,6 +102,7 @@ def train(
     tag_column: options.TagColumn = -1,
     notation: options.NotationOption = None,
     encoding: options.Encoding = "utf-8",
+    precision: options.PrecisionOption = "fp32",
     device: options.Device = "cpu",
     threads: options.Threads = None,
 ) -> None:
@@ -128,6 +132,7 @@ def train(
         evaluate_every=evaluate_every,
         checkpoint_every=checkpoint_every,
         seed=seed,
+        precision=precision,
     )
     learning = None
     if meta:

@@ -24,6 +24,7 @@ from pymetaner.words import regroup as regrouped
 
 if TYPE_CHECKING:
     from pymetaner.calibration import Calibration
+    from pymetaner.inputs import Taggable
 
 __all__ = ["Memory"]
 
@@ -177,6 +178,25 @@ class Memory:
         check_labelled(batch, self.encoder.types)
         adopt(self._mirror)
         return add(self._mirror, batch, source, progress)
+
+    def add_unlabelled(
+        self, texts: Taggable, *, confidence: float = 0.7, source: str = "unlabelled", progress: bool = False
+    ) -> list[int]:
+        """The ids of those of some texts that the model is sure of, added with its own tags for labels.
+
+        Args:
+            texts: what `pymetaner.adapt` takes, in the language and of the kind that is to be tagged.
+            confidence: a text is added if it has an entity and no word's tag is less probable, 0 to 1.
+            source: where they come from; ``memory.remove(memory.sources()["unlabelled"])`` takes them out again.
+            progress: show bars.
+
+        Raises: as `add` does, and InputError for what is not text. No text that qualifies is no error.
+        """
+        from pymetaner.unlabelled import pseudo_labelled  # stands above this module, as calibration.py does
+
+        model: Any = self.encoder  # a memory of a model has a model
+        found = pseudo_labelled(model, texts, confidence=confidence, progress=progress)
+        return self.add(found, source=source, progress=progress) if found else []
 
     def remove(self, ids: int | Iterable[int]) -> int:
         """How many sentences were removed; ids that are not there do not count.

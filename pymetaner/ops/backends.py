@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import importlib.util
 import os
 import warnings
 from collections.abc import Iterator
@@ -34,8 +36,8 @@ except ImportError as error:
 def backend() -> Backend:
     """``"native"`` if the compiled extension runs the operations on the CPU, ``"reference"`` if PyTorch does.
 
-    Tensors on CUDA go to `pymetaner._cuda` if ``PYMETANER_BACKEND=native`` asks for it, else to the reference; tensors
-    on other devices always do.
+    Tensors on CUDA go to `pymetaner._cuda` unless ``PYMETANER_BACKEND=reference`` is set, it was not built, or the
+    device is older than sm_80; those on other devices always go to the reference.
 
     Raises:
         BackendError: if ``PYMETANER_BACKEND`` is neither, or asks for an extension that cannot be imported.
@@ -52,11 +54,16 @@ def backend() -> Backend:
 
 
 def runs_natively(tensor: torch.Tensor) -> bool:
-    """Whether an operation on this tensor goes to a kernel. On CUDA only if that was asked for by name: those kernels
-    are younger than the others, and have been run on one kind of device."""
+    """Whether an operation on this tensor goes to a kernel."""
     if tensor.device.type == "cpu":
         return backend() == "native"
-    return tensor.device.type == "cuda" and _wanted == "native"
+    return tensor.device.type == "cuda" and (_wanted == "native" or (_wanted is None and _cuda_runs_on(tensor.device)))
+
+
+@functools.cache
+def _cuda_runs_on(device: torch.device) -> bool:
+    """Whether `pymetaner._cuda` was built, and for devices of this kind: from sm_80 on."""
+    return importlib.util.find_spec("pymetaner._cuda") is not None and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def extension() -> ModuleType:

@@ -36,8 +36,8 @@ def extension() -> ModuleType:
         raise BackendError(
             f"pymetaner._cuda cannot be imported ({error}): it is built where nvcc is found. Put nvcc on the path and "
             "build again with\n    pip install --force-reinstall --no-deps --no-binary pymetaner pymetaner "
-            "--config-settings=cmake.define.PYMETANER_CUDA=ON\nor leave tensors on CUDA to PyTorch, without "
-            "PYMETANER_BACKEND=native"
+            "--config-settings=cmake.define.PYMETANER_CUDA=ON\nor leave tensors on CUDA to PyTorch: unset "
+            "PYMETANER_BACKEND, or set it to reference"
         ) from None
 
 

@@ -60,7 +60,10 @@ class MetaObjective:
         tasks = pseudo_tasks(model, sentences, meta.k)
         self.batches = Batches(list(zip(tasks, tag_ids, strict=True)), settings)
         self.learner = MetaLearner(
-            model, self.inner, order=meta.order, computation=Computation(batch_size=settings.batch_size)
+            model,
+            self.inner,
+            order=meta.order,
+            computation=Computation(batch_size=settings.batch_size, precision=settings.precision),
         )
         self.groups = self.learner.groups
         assert not isinstance(self.inner.lr, tuple)  # MetaSettings takes a number
@@ -85,17 +88,17 @@ class MetaObjective:
         # Batches that share a graph, of step sizes or of supports, go back together.
         together = self.meta.learn_rates or self.meta.order == 2
         whole: Tensor | None = None
-        loss = 0.0
+        loss: Tensor | float = 0.0
         for batch, logits in self.learner.logits(tasks, rates=by_module, edit=masked):
             part = batch_loss(logits, batch.labels(tag_ids), self.settings.lambda_max, words=words, sentences=windows)
-            loss += part.item()
+            loss = loss + part.detach()
             if together:
                 whole = part if whole is None else whole + part
             else:
                 part.backward()
         if whole is not None:
             whole.backward()
-        return loss
+        return float(loss)
 
     def settings_after(self, settings: Settings) -> Settings:
         """The model's settings with the inner step size that it was trained for."""

@@ -112,16 +112,16 @@ class BaseObjective:
     def backward(self, step: int, share: float) -> float:
         """Adds the gradients of a step; its loss."""
         settings, windows = self.settings, self.batches[step]
-        self.model.network.train()
-        loss = 0.0
+        if not self.model.network.training:  # going through all modules takes as long as a layer
+            self.model.network.train()
+        loss: Tensor | float = 0.0
         for batch, labels, total in _parts(self.model, windows, self.tag_ids):
             ids = mask_entities(batch.input_ids, labels, self.outside, self.mask_id, settings.mask_probability)
             logits = self.model(ids, batch.attention_mask)
             part = batch_loss(logits, labels, settings.lambda_max, words=total, sentences=len(windows))
             part.backward()
-            loss += part.item()
-        self.model.network.eval()
-        return loss
+            loss = loss + part.detach()
+        return float(loss)
 
 
 class Batches(Generic[Item]):

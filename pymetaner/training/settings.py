@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Literal, get_args
 
-from pymetaner.engine import InnerOptimizer, InnerStep
+from pymetaner.engine import InnerOptimizer, InnerStep, Precision
 from pymetaner.errors import SettingError
 
 __all__ = ["MetaSettings", "TrainSettings"]
@@ -28,6 +28,7 @@ class TrainSettings:
         evaluate_every: steps between two looks at the dev set.
         checkpoint_every: steps between two checkpoints.
         seed: fixes batches, masks and dropout.
+        precision: of products: ``"fp32"``, ``"tf32"`` (CUDA) or ``"bf16"``.
     """
 
     steps: int = 1200
@@ -41,9 +42,14 @@ class TrainSettings:
     evaluate_every: int = 300
     checkpoint_every: int = 100
     seed: int = 95
+    precision: Precision = "fp32"
 
     def __post_init__(self) -> None:
+        if self.precision not in get_args(Precision):
+            raise SettingError(f"precision={self.precision!r}: expected one of {', '.join(get_args(Precision))}")
         for name, value in asdict(self).items():
+            if name == "precision":
+                continue
             whole = name in ("steps", "batch_size", "evaluate_every", "checkpoint_every", "seed")
             if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
                 raise SettingError(f"{name}={value!r}: expected a {'whole ' if whole else ''}number")

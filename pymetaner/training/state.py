@@ -91,7 +91,7 @@ class TrainingState:
                     for name, parameter in self.parameters.items():
                         parameter.copy_(file.get_tensor(f"weight/{name}"))
                         self.optimizer.state[parameter] = {
-                            "step": torch.tensor(float(step)),
+                            "step": torch.tensor(float(step), device=parameter.device),
                             "exp_avg": file.get_tensor(f"first/{name}").to(parameter.device),
                             "exp_avg_sq": file.get_tensor(f"second/{name}").to(parameter.device),
                         }

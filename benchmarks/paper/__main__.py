@@ -1,0 +1,84 @@
+"""python -m benchmarks.paper --encoder FOLDER_OR_HUB_ID --data FOLDER [--seeds 5] [--quick] [--device cuda] [--jobs 10]
+
+Trains every row of the paper's table on conll2003/en with each seed, scores it on the target languages, appends each
+score to benchmarks/results/paper.jsonl and writes docs/results.md. Stopped at any moment, it goes on where it was.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from rich.console import Console
+
+from benchmarks.paper.runs import ROWS, TEST, Plan, run, with_threads
+from benchmarks.paper.table import write_table
+from pymetaner.engine import InnerStep
+
+HERE = Path(__file__).parent.parent
+SEEDS = (95, 495, 539, 667, 806)
+
+
+def main(
+    encoder: Annotated[str, typer.Option("--encoder", help="a folder or hub id")] = "",
+    data: Annotated[
+        Path, typer.Option("--data", help="folder with conll2002, conll2003, europeana, msra, uner")
+    ] = Path("data"),
+    out: Annotated[Path, typer.Option("--out", help="folder of models and counts")] = Path("runs/paper"),
+    results: Annotated[Path, typer.Option("--results", help="file of the scores")] = HERE / "results" / "paper.jsonl",
+    seeds: Annotated[int, typer.Option("--seeds", min=1, max=len(SEEDS))] = 5,
+    rows: Annotated[str, typer.Option("--rows", help="with commas between them")] = ",".join(ROWS),
+    languages: Annotated[str, typer.Option("--languages")] = ",".join(TEST),
+    ks: Annotated[str, typer.Option("--ks", help="English supports tried with the row full")] = "1,2,4,8,16",
+    steps: Annotated[int, typer.Option("--steps", help="of training")] = 1200,
+    quick: Annotated[bool, typer.Option("--quick", help="one seed, 300 steps, 500 test sentences, K=2")] = False,
+    most: Annotated[
+        int | None, typer.Option("--sentences", help="test sentences of a language; all if not given")
+    ] = None,
+    unlabelled_k: Annotated[int, typer.Option("--unlabelled-k", help="0 for no pseudo-labels")] = 16,
+    unlabelled_lr: Annotated[float, typer.Option("--unlabelled-lr")] = 0.05,
+    confidence: Annotated[float, typer.Option("--confidence", help="of pseudo-labels")] = 0.7,
+    device: Annotated[str, typer.Option("--device")] = "cuda" if torch.cuda.is_available() else "cpu",
+    jobs: Annotated[int, typer.Option("--jobs", min=1, help="runs side by side")] = 1,
+    table_only: Annotated[bool, typer.Option("--table", help="only write docs/results.md")] = False,
+) -> None:
+    """Runs what is missing and writes the table."""
+    if not table_only:
+        if not encoder:
+            raise typer.BadParameter("give an encoder's folder or hub id with --encoder")
+        plan = Plan(
+            encoder=encoder,
+            data=data,
+            out=out,
+            results=results,
+            device=device,
+            steps=300 if quick else steps,
+            languages=tuple(languages.split(",")),
+            ks=(2,) if quick else tuple(map(int, ks.split(","))),
+            unlabelled=(unlabelled_k, InnerStep(lr=unlabelled_lr)) if unlabelled_k else None,
+            confidence=confidence,
+            most=most or (500 if quick else None),
+        )
+        # Rows that learn to adapt take longest, so they come first.
+        chosen = sorted(rows.split(","), key=lambda row: not ROWS[row][1])
+        wanted = [(row, seed) for row in chosen for seed in SEEDS[: 1 if quick else seeds]]
+        if jobs == 1:
+            for row, seed in wanted:
+                run(plan, row, seed)
+        else:
+            spawn = multiprocessing.get_context("spawn")
+            threads = max(1, torch.get_num_threads() // jobs)
+            with ProcessPoolExecutor(jobs, mp_context=spawn) as pool:
+                started = {pool.submit(with_threads, threads, plan, [job]): job for job in wanted}
+                for future in as_completed(started):
+                    future.result()
+                    Console().print(*started[future])
+    write_table(results, out)
+
+
+if __name__ == "__main__":
+    typer.run(main)

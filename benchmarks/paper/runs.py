@@ -1,0 +1,201 @@
+"""One model of the table: a row and a seed, trained and scored on every target language. Each step is done once."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import subprocess
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pymetaner import FactorCache, Memory, MetaNER, MetaSettings, Sentence, TrainSettings, evaluate, read, train
+from pymetaner.adaptation import Learning
+from pymetaner.engine import InnerStep, Precision
+from pymetaner.scoring import sentence_counts
+from pymetaner.words import regroup
+
+TYPES = ("LOC", "MISC", "ORG", "PER")
+TEST = {
+    "es": "conll2002/es/test.txt",
+    "nl": "conll2002/nl/test.txt",
+    "de": "conll2003/de/test.txt",
+    "fr": "europeana/fr/test.txt",
+    "zh": "msra/zh/test.txt",
+}
+# Text of each language whose tags are not looked at; German has no train set here, nor has Chinese newspaper text.
+UNLABELLED = {
+    "es": "conll2002/es/train.txt",
+    "nl": "conll2002/nl/train.txt",
+    "de": "conll2003/de/dev.txt",
+    "fr": "europeana/fr/train.txt",
+    "zh": "uner/zh_gsd/train.txt",
+}
+PLAIN_LOSS: dict[str, Any] = {"mask_probability": 0.0, "lambda_max": 0.0}
+ROWS: dict[str, tuple[dict[str, Any], bool]] = {  # settings that differ from the defaults, and whether it is --meta
+    "base": (PLAIN_LOSS, False),
+    "mask": ({"lambda_max": 0.0}, False),
+    "max": ({"mask_probability": 0.0}, False),
+    "mask+max": ({}, False),
+    "meta": (PLAIN_LOSS, True),
+    "full": ({}, True),
+}
+MEMORY_BYTES = 4 << 30  # for a batch: several runs may share a GPU
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is run, and where.
+
+    Attributes:
+        encoder: a folder, or a hub id.
+        data: the folder with the sets of `TEST` and `UNLABELLED`.
+        out: the folder that gets models and counts.
+        results: the file that gets a line for each score.
+        device: cpu, cuda, ...
+        steps: of training.
+        languages: which of `TEST`.
+        ks: how many English supports are tried with the row `full`; 2 with the others.
+        unlabelled: what to do with a memory of pseudo-labelled text, for the rows named in `unlabelled_rows`.
+        confidence: of pseudo-labels.
+        most: the most test sentences of a language (and four times as many unlabelled); None for all.
+    """
+
+    encoder: str
+    data: Path
+    out: Path
+    results: Path
+    device: str
+    steps: int
+    languages: tuple[str, ...]
+    ks: tuple[int, ...]
+    unlabelled: tuple[int, InnerStep] | None
+    unlabelled_rows: tuple[str, ...] = ("base", "mask+max", "full")
+    confidence: float = 0.7
+    most: int | None = None
+
+    @property
+    def precision(self) -> Precision:
+        """TF32 on a GPU: what everybody trains in there."""
+        return "tf32" if self.device.startswith("cuda") else "fp32"
+
+
+def run(plan: Plan, row: str, seed: int) -> None:
+    """Trains the model of a row and seed, unless that is done, and appends the scores that are not there yet."""
+    folder = plan.out / f"{row}-{seed}"
+    changed, is_meta = ROWS[row]
+    if not (folder / "training.json").exists() or (folder / "checkpoint.safetensors").exists():
+        model = MetaNER.from_encoder(plan.encoder, TYPES, seed=seed).to(plan.device)
+        look = max(1, plan.steps // 3)
+        settings = TrainSettings(steps=plan.steps, seed=seed, evaluate_every=look, precision=plan.precision, **changed)
+        source = sentences(plan.data / "conll2003/en/train.txt")[: plan.most and 4 * plan.most]
+        dev = sentences(plan.data / "conll2003/en/dev.txt")[: plan.most]
+        inner_max = settings.lambda_max
+        meta = MetaSettings(lambda_max=inner_max) if is_meta else None
+        train(model, source, folder, dev=dev, settings=settings, meta=meta)
+    model = MetaNER.from_pretrained(folder, device=plan.device)
+    model.cache = FactorCache(0)  # the supports of a test set are too many to keep, and met once
+    dev_f1 = json.loads((folder / "training.json").read_text())["best_f1"]
+    score_all(plan, model, {"row": row, "seed": seed, "dev_f1": dev_f1}, folder)
+
+
+def score_all(plan: Plan, model: MetaNER, note: dict[str, Any], folder: Path) -> None:
+    """Scores a model plain, adapted on English supports, and adapted on pseudo-labelled text of each language."""
+    done = known(plan.results)
+    english: Memory | None = None
+    for language in plan.languages:
+        ks = plan.ks if note["row"] == "full" else (2,)
+        wanted = [("english", k, InnerStep(lr=_rate(model))) for k in ks]
+        if plan.unlabelled is not None and note["row"] in plan.unlabelled_rows:
+            wanted.append(("unlabelled", *plan.unlabelled))
+        missing = [way for way in wanted if (note["row"], note["seed"], language, *way[:2]) not in done]
+        if not missing:
+            continue
+        test = sentences(plan.data / TEST[language])[: plan.most]
+        pool: Memory | None = None
+        for memory_name, k, inner in missing:
+            if memory_name == "english":
+                if english is None:
+                    english = Memory(model)
+                    text = sentences(plan.data / "conll2003/en/train.txt")
+                    english.add([s for s in text if s.words][: plan.most and 4 * plan.most])
+                memory = english
+            else:
+                if pool is None:
+                    pool = Memory(model)
+                    text = sentences(plan.data / UNLABELLED[language])[: plan.most and 4 * plan.most]
+                    pool.add_unlabelled(text, confidence=plan.confidence)
+                memory = pool
+            found = evaluate(
+                model,
+                test,
+                learning=Learning(memory, k, inner),
+                batch_size=256,
+                precision=plan.precision,
+                memory_bytes=MEMORY_BYTES,
+            )
+            for adapted, tags in ((False, found.plain_tags), (True, found.adapted_tags)):
+                way = (memory_name, k) if adapted else (None, 0)
+                if (note["row"], note["seed"], language, *way) in done:
+                    continue
+                done.add((note["row"], note["seed"], language, *way))
+                counts = sentence_counts(found.gold, tags)
+                correct, predicted, labelled = (int(total) for total in counts.sum(0))
+                f1 = 200 * correct / max(1, predicted + labelled)
+                np.save(folder / f"{language}-{way[0]}-{way[1]}.npy", counts)
+                line = {**note, "lang": language, "adapted": adapted, "memory": way[0], "k": way[1], "f1": round(f1, 3)}
+                if adapted:
+                    line |= {"lr": inner.lr, "steps": inner.steps, "supports": len(memory)}
+                append(plan.results, {**line, "commit": commit()})
+
+
+def known(results: Path) -> set[tuple[Any, ...]]:
+    """(row, seed, language, memory, k) of every line."""
+    return {(line["row"], line["seed"], line["lang"], line.get("memory"), line["k"]) for line in lines(results)}
+
+
+def lines(results: Path) -> Iterator[dict[str, Any]]:
+    """What was written down so far."""
+    if results.exists():
+        with results.open(encoding="utf-8") as file:
+            yield from map(json.loads, file)
+
+
+def append(results: Path, line: dict[str, Any]) -> None:
+    """Adds a line; in one write, so that runs side by side do not mix theirs."""
+    results.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(results, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        os.write(descriptor, json.dumps(line).encode() + b"\n")
+    finally:
+        os.close(descriptor)
+
+
+def sentences(path: Path) -> list[Sentence]:
+    """The labelled sentences of a file, Chinese ones cut into words unless they are to be scored by character."""
+    found = list(read(path))
+    return found if path.name == "test.txt" else [regroup(sentence) for sentence in found]
+
+
+@functools.cache
+def commit() -> str:
+    """The commit that is checked out, or ``"unknown"``."""
+    asked = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    return asked.stdout.strip() or os.environ.get("COMMIT", "unknown")
+
+
+def _rate(model: MetaNER) -> float:
+    rate = model.settings.lr["sgd"]
+    return rate if isinstance(rate, float | int) else float(np.mean(rate))
+
+
+def with_threads(threads: int, plan: Plan, jobs: Sequence[tuple[str, int]]) -> None:
+    """Runs some rows and seeds, one after the other, in a process of its own."""
+    torch.set_num_threads(threads)
+    for row, seed in jobs:
+        run(replace(plan), row, seed)

@@ -1,0 +1,145 @@
+"""docs/results.md from the scores and, where they are at hand, the counts of each sentence."""
+
+from __future__ import annotations
+
+import statistics
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.paper.runs import ROWS, TEST, append, lines
+
+DOCS = Path(__file__).parents[2] / "docs"
+SAMPLES = 2000
+PUBLISHED = {
+    "mBERT, base (Wu et al. 2020)": (74.59, 79.57, 70.79, 50.89, 76.42),
+    "mBERT, Meta-Cross (Wu et al. 2020)": (76.75, 80.44, 73.16, 55.30, 77.89),
+    "UniTrans (Wu et al. 2020b): translation, unlabelled target text": (79.31, 82.90, 74.82, None, None),
+}
+Way = tuple[str, str | None, int]  # row, memory, k
+Scores = dict[Way, dict[str, dict[int, float]]]  # -> language -> seed -> F1
+
+
+def write_table(results: Path, runs: Path) -> None:
+    """Writes docs/results.md's tables; the text around them stays."""
+    scores: Scores = defaultdict(lambda: defaultdict(dict))
+    for line in lines(results):
+        scores[line["row"], line.get("memory"), line["k"]][line["lang"]][line["seed"]] = line["f1"]
+    compare(results.with_name("paper_bootstrap.jsonl"), runs, scores)
+    page = DOCS / "results.md"
+    begin, end = "<!-- table: python -m benchmarks.paper -->\n", "<!-- end of table -->"
+    text = page.read_text(encoding="utf-8") if page.exists() else f"# Results\n\n{begin}{end}\n"
+    head, _, rest = text.partition(begin)
+    _, _, tail = rest.partition(end)
+    page.write_text(head + begin + _table(scores) + _tests(results) + end + tail, encoding="utf-8")
+
+
+def _table(scores: Scores) -> str:
+    table = ["| row | " + " | ".join(TEST) + " | mean |", "|---|" + "---|" * (len(TEST) + 1)]
+    order = [(row, memory, k) for row in ROWS for memory, k in _ways(scores, row)]
+    for row, memory, k in order:
+        found = scores[row, memory, k]
+        name = row if memory is None else f"{row}, adapted on {k} {memory}"
+        cells = [_cell(list(found.get(language, {}).values())) for language in TEST]
+        seeds = [[found[language][seed] for language in TEST] for seed in _complete(found)]
+        table.append(f"| {name} | " + " | ".join([*cells, _cell([statistics.mean(seed) for seed in seeds])]) + " |")
+    for name, figures in PUBLISHED.items():
+        known = [figure for figure in figures if figure is not None]
+        mean = f"{statistics.mean(known):.2f}" if len(known) == len(figures) else ""
+        cells = ["" if figure is None else f"{figure:.2f}" for figure in figures]
+        table.append(f"| *{name}* | " + " | ".join([*cells, mean]) + " |")
+    return "\n".join(table) + "\n"
+
+
+def _ways(scores: Scores, row: str) -> list[tuple[str | None, int]]:
+    return sorted({(memory, k) for name, memory, k in scores if name == row}, key=lambda way: (way[0] or "", way[1]))
+
+
+def _complete(found: dict[str, dict[int, float]]) -> list[int]:
+    """The seeds that have a score in every language."""
+    return sorted(set.intersection(*(set(found.get(language, {})) for language in TEST)))
+
+
+def _cell(values: list[float]) -> str:
+    if not values:
+        return ""
+    spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.2f}{spread}"
+
+
+# ---- paired bootstrap ----
+
+
+def compare(file: Path, runs: Path, scores: Scores) -> None:
+    """Appends a paired bootstrap of each row against base, and adapted against plain, where counts are at hand."""
+    pairs: list[tuple[Way, Way]] = [((row, None, 0), ("base", None, 0)) for row in ROWS if row != "base"]
+    pairs += [(way, (way[0], None, 0)) for way in list(scores) if way[1] is not None]
+    pairs += [(way, ("base", None, 0)) for way in list(scores) if way[1] is not None and way[0] == "full"]
+    for ours, theirs in pairs:
+        done = {(tuple(line["row"]), tuple(line["against"])) for line in lines(file)}
+        if (ours, theirs) in done:
+            continue
+        seeds = {lang: sorted(scores[ours][lang].keys() & scores[theirs][lang].keys()) for lang in TEST}
+        if not all(seeds.values()):
+            continue
+        paths = {
+            lang: [
+                (runs / f"{row}-{seed}" / f"{lang}-{memory}-{k}.npy")
+                for seed in seeds[lang]
+                for row, memory, k in (ours, theirs)
+            ]
+            for lang in TEST
+        }
+        if not all(path.exists() for group in paths.values() for path in group):
+            continue
+        line: dict[str, object] = {"row": ours, "against": theirs, "seeds": min(map(len, seeds.values()))}
+        every = []
+        for language, group in paths.items():
+            counts = np.stack([np.load(path) for path in group]).reshape(len(group) // 2, 2, -1, 3)
+            difference, samples = bootstrap(counts)
+            every.append((difference, samples))
+            line[language] = {"difference": round(difference, 3), "p": float((samples <= 0).mean())}
+        mean = float(np.mean([difference for difference, _ in every]))
+        line["mean"] = {"difference": round(mean, 3), "p": float((np.mean([s for _, s in every], axis=0) <= 0).mean())}
+        append(file, line)
+
+
+def bootstrap(counts: NDArray[np.int64]) -> tuple[float, NDArray[np.float64]]:
+    """The difference of F1, mean over seeds, and that of resampled test sets (Efron; the same sentences for both).
+
+    Args:
+        counts: (seeds, 2, n, 3) correct, predicted and labelled entities of each sentence, ours and theirs.
+    """
+    drawn = np.random.default_rng(0)
+    size = counts.shape[2]
+
+    def difference(totals: NDArray[np.float64]) -> NDArray[np.float64]:
+        f1 = 200 * totals[..., 0] / np.maximum(1, totals[..., 1] + totals[..., 2])
+        result: NDArray[np.float64] = (f1[..., 0] - f1[..., 1]).mean(-1)
+        return result
+
+    flat = counts.transpose(2, 0, 1, 3).reshape(size, -1).astype(np.float64)
+    samples = [
+        difference((drawn.multinomial(size, np.full(size, 1 / size)) @ flat).reshape(counts.shape[0], 2, 3))
+        for _ in range(SAMPLES)
+    ]
+    return float(difference(flat.sum(0).reshape(counts.shape[0], 2, 3))), np.array(samples)
+
+
+def _tests(results: Path) -> str:
+    found = list(lines(results.with_name("paper_bootstrap.jsonl")))
+    if not found:
+        return ""
+    table = ["", "| difference in F1 (p of a paired bootstrap) | " + " | ".join(TEST) + " | mean |"]
+    table.append("|---|" + "---|" * (len(TEST) + 1))
+    for line in found:
+        cells = [f"{line[way]['difference']:+.2f} ({line[way]['p']:.3f})" for way in (*TEST, "mean")]
+        table.append(f"| {_name(line['row'])} over {_name(line['against'])} | " + " | ".join(cells) + " |")
+    return "\n".join(table) + "\n"
+
+
+def _name(way: list[object]) -> str:
+    row, memory, k = way
+    return f"{row}" if memory is None else f"{row}, adapted on {k} {memory}"
