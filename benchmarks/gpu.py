@@ -1,17 +1,23 @@
-"""python -m benchmarks.gpu: both kernels on a GPU against PyTorch, by turns, answers compared, timed by CUDA events."""
+"""python -m benchmarks.gpu [--phases]: both kernels on a GPU against PyTorch, by turns, answers compared.
+
+A time is what CUDA events around one call measure, what Python does before its first kernel included, with the device
+idle beforehand: the median of the turns. `--phases` prints the kernels of ours, and what the call costs the host.
+"""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Annotated
 
 import torch
-from rich.console import Console
-from rich.table import Table
+import typer
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from benchmarks.contest import OURS
 from benchmarks.loss import in_torch
 from pymetaner.ops import cuda
 
@@ -33,6 +39,7 @@ def times(contenders: Contenders) -> dict[str, float]:
     for turn in range(TURNS + 3):
         for name, function in contenders.items():
             start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            torch.cuda.synchronize()
             start.record()
             function()
             end.record()
@@ -40,6 +47,30 @@ def times(contenders: Contenders) -> dict[str, float]:
             if turn >= 3:
                 taken[name].append(start.elapsed_time(end))
     return {name: statistics.median(values) for name, values in taken.items()}
+
+
+def host(function: Callable[[], object], calls: int) -> float:
+    """Microseconds that a call keeps the host."""
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    for _ in range(calls):
+        function()
+    taken = (time.perf_counter() - start) / calls * 1e6
+    torch.cuda.synchronize()
+    return taken
+
+
+def phases(function: Callable[[], object]) -> Iterator[tuple[str, float]]:
+    """(name, microseconds a call) of the kernels of a function, and of the host while it launches them."""
+    calls = 10
+    yield "host", host(function, calls)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        for _ in range(calls):
+            function()
+        torch.cuda.synchronize()
+    for kernel in profile.key_averages():
+        if kernel.device_time_total > 0:
+            yield kernel.key.removeprefix("void ")[:70], kernel.device_time_total / calls
 
 
 def topk(size: int, count: int, dim: int, k: int) -> Contenders:
@@ -50,7 +81,7 @@ def topk(size: int, count: int, dim: int, k: int) -> Contenders:
     scores, _ = cuda.cosine_topk(queries, encoded, k)
     torch.testing.assert_close(scores, (queries @ bank.T).topk(k).values, rtol=0, atol=1e-5)
     return {
-        "pymetaner": lambda: cuda.cosine_topk(queries, encoded, k),
+        OURS: lambda: cuda.cosine_topk(queries, encoded, k),
         "torch": lambda: (queries @ bank.T).topk(k),
         "torch, bfloat16, inexact": lambda: (queries.bfloat16() @ narrow.T).topk(k),
     }
@@ -70,22 +101,33 @@ def loss(sentences: int, tokens: int) -> Contenders:
     _, gradient = cuda.masked_token_loss_with_gradient(logits, labels, 2.0)
     torch.testing.assert_close(gradient, backward(in_torch), rtol=1e-4, atol=1e-5)
     return {
-        "pymetaner": lambda: cuda.masked_token_loss_with_gradient(logits, labels, 2.0),
+        OURS: lambda: cuda.masked_token_loss_with_gradient(logits, labels, 2.0),
         "torch, eager": lambda: backward(in_torch),
         "torch.compile": lambda: backward(compiled),
     }
 
 
-def main() -> None:
-    """Prints every case and contender."""
-    table = Table("case", "contender", "ms", title=torch.cuda.get_device_name())
+def main(
+    show_phases: Annotated[bool, typer.Option("--phases", help="the time of each kernel of ours")] = False,
+) -> None:
+    """Prints every case and contender, and how many times longer than ours it takes."""
+    print(torch.cuda.get_device_name(), "torch", torch.__version__)
     cases = [(f"top-k {case}", partial(topk, *case)) for case in TOPK]
     cases += [(f"loss {case} x 13", partial(loss, *case)) for case in LOSS]
+    if show_phases:
+        rows = torch.randn(1, 64, device="cuda")
+        encoded = cuda.encode(rows)
+        print(f"host, an allocation: {host(lambda: rows.new_empty((64, 2)), 100):.1f} us")
+        print(f"host, one kernel: {host(lambda: cuda.extension().encode(encoded.pointers, 0), 100):.1f} us")
     for name, make in cases:
-        for contender, milliseconds in times(make()).items():
-            table.add_row(name, contender, f"{milliseconds:.3f}")
-    Console().print(table)
+        contenders = make()
+        taken = times(contenders)
+        for contender, milliseconds in taken.items():
+            print(f"{name:36} {contender:26} {milliseconds:8.3f} ms {milliseconds / taken[OURS]:7.2f}", flush=True)
+        if show_phases:
+            for phase, microseconds in phases(contenders[OURS]):
+                print(f"    {phase:70} {microseconds:10.1f} us", flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

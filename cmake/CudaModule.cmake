@@ -14,7 +14,7 @@ endif()
 enable_language(CUDA)
 
 pybind11_add_module(_cuda MODULE NO_EXTRAS csrc/cuda_module.cpp)
-target_sources(_cuda PRIVATE csrc/cosine_topk/cuda.cu csrc/masked_token_loss/cuda.cu)
+target_sources(_cuda PRIVATE csrc/cosine_topk/cuda.cu csrc/cosine_topk/cuda_screen.cu csrc/masked_token_loss/cuda.cu)
 target_include_directories(_cuda PRIVATE csrc)
 target_compile_definitions(_cuda PRIVATE PYMETANER_VERSION="${SKBUILD_PROJECT_VERSION_FULL}")
 target_compile_features(_cuda PRIVATE cxx_std_17 cuda_std_17)

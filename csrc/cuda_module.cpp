@@ -14,11 +14,11 @@ T* pointer(std::uintptr_t address) {
     return reinterpret_cast<T*>(address);
 }
 
-// (rows, count, dim, norms, copy, residuals)
+// (rows, count, dim, norms, copy)
 pymetaner::CudaRows rows_of(const py::tuple& rows) {
     const auto at = [&](std::size_t i) { return rows[i].cast<std::uintptr_t>(); };
     return {pointer<const float>(at(0)), rows[1].cast<std::int64_t>(), rows[2].cast<std::int64_t>(),
-            pointer<double>(at(3)),      pointer<void>(at(4)),         pointer<float>(at(5))};
+            pointer<double>(at(3)), pointer<void>(at(4))};
 }
 
 }  // namespace
@@ -30,17 +30,20 @@ PYBIND11_MODULE(_cuda, module) {
     module.attr("max_classes") = pymetaner::kCudaMaxClasses;
     module.attr("tile") = pymetaner::kCudaTile;
     module.attr("step") = pymetaner::kCudaStep;
-    module.attr("few_queries") = pymetaner::kCudaFewQueries;
-    module.def("slices", &pymetaner::cuda_slices);
-    module.def("workspace", &pymetaner::cuda_workspace);
+    module.def("error", &pymetaner::cuda_error);
+    module.def("plan", [](std::int64_t queries, std::int64_t bank, std::int64_t dim) {
+        const pymetaner::CudaPlan plan = pymetaner::cuda_plan(queries, bank, dim);
+        return py::make_tuple(plan.few, plan.group, plan.groups, plan.batch, plan.bytes);
+    });
     module.def("encode",
                [](const py::tuple& rows, std::uintptr_t stream) { pymetaner::cuda_encode(rows_of(rows), stream); });
-    module.def("cosine_topk", [](const py::tuple& queries, const py::tuple& bank, std::uintptr_t exclude,
-                                 std::int64_t k, std::int64_t slices, std::uintptr_t workspace, std::uintptr_t scores,
-                                 std::uintptr_t indices, std::uintptr_t stream) {
-        pymetaner::cuda_cosine_topk({rows_of(queries), rows_of(bank), pointer<const std::int64_t>(exclude), k, slices,
-                                     pointer<void>(workspace), pointer<float>(scores), pointer<std::int64_t>(indices)},
-                                    stream);
+    module.def("cosine_topk", [](std::uintptr_t queries, std::int64_t count, const py::tuple& bank,
+                                 std::uintptr_t exclude, std::int64_t k, std::uintptr_t workspace,
+                                 std::uintptr_t scores, std::uintptr_t indices, std::uintptr_t stream) {
+        pymetaner::cuda_cosine_topk(
+            {pointer<const float>(queries), count, rows_of(bank), pointer<const std::int64_t>(exclude), k,
+             pointer<void>(workspace), pointer<float>(scores), pointer<std::int64_t>(indices)},
+            stream);
     });
     module.def("masked_token_loss",
                [](std::uintptr_t logits, int dtype, std::uintptr_t labels, std::int64_t sentences, std::int64_t tokens,

@@ -45,35 +45,39 @@ static inline double exp_nonpositive(double x) {
     return x < smallest ? 0.0 : power * scale;
 }
 
-// The same in float32: relative error below 2.5e-7; 0 below -87.
-static inline float exp_nonpositive(float x) {
+// The same in float32: relative error below 2.5e-7; 0 below -87. Of one float, or of a vector of them with as many
+// integers of 32 bits.
+template <typename Floats, typename Integers>
+static inline void exp_nonpositive_of(Floats* argument) {
     constexpr float log2_e = 1.44269504F;
     constexpr float ln2_high = 0.693359375F;  // the last 15 bits are 0, so n * ln2_high is exact
     constexpr float ln2_low = -2.12194440e-4F;
     constexpr float round = 12582912.0F;  // 1.5 * 2^23
     constexpr float smallest = -87.0F;
 
-    const float inside = x < smallest ? smallest : x;
-    const float rounded = inside * log2_e + round;
-    const float n = rounded - round;
-    const float r = (inside - n * ln2_high) - n * ln2_low;
+    const Floats x = *argument;
+    const Floats inside = x < smallest ? smallest + Floats{} : x;
+    const Floats rounded = inside * log2_e + round;
+    const Floats n = rounded - round;
+    const Floats r = (inside - n * ln2_high) - n * ln2_low;
 
-    // The series of e^r up to r^7 / 7!: what is left out is below 6e-9.
-    float power = 1.0F / 5040;
-    power = power * r + 1.0F / 720;
-    power = power * r + 1.0F / 120;
-    power = power * r + 1.0F / 24;
-    power = power * r + 1.0F / 6;
-    power = power * r + 0.5F;
-    power = power * r + 1.0F;
-    power = power * r + 1.0F;
+    // The series of e^r up to r^7 / 7!: what is left out is below 6e-9. In pairs of terms, so that less of it waits.
+    const Floats square = r * r;
+    Floats power = (r * (1.0F / 5040) + 1.0F / 720) * square + (r * (1.0F / 120) + 1.0F / 24);
+    power = power * square + (r * (1.0F / 6) + 0.5F);
+    power = power * square + (r + 1.0F);
 
-    std::uint32_t bits = 0;
+    Integers bits;
     std::memcpy(&bits, &rounded, sizeof bits);
     bits = (bits + 127) << 23;  // the exponent of 2^n
-    float scale = 0.0F;
+    Floats scale;
     std::memcpy(&scale, &bits, sizeof scale);
-    return x < smallest ? 0.0F : power * scale;
+    *argument = x < smallest ? Floats{} : power * scale;
+}
+
+static inline float exp_nonpositive(float x) {
+    exp_nonpositive_of<float, std::uint32_t>(&x);
+    return x;
 }
 
 // The natural logarithm of a finite x >= 1, absolute error below 1e-15 while x is below 1000; NaN for NaN.

@@ -7,7 +7,8 @@
 
 namespace pymetaner {
 
-constexpr int kTokens = 8;  // tokens computed together, one in each lane
+constexpr int kTokens = 8;  // tokens computed together
+constexpr int kLanes = 8;   // classes of a token computed together
 
 // One sentence, whose counted tokens are given.
 template <typename Logit>
@@ -18,7 +19,7 @@ struct Sentence {
     std::int64_t count;          // 1 or more
     std::int64_t classes;
     double lambda_max;
-    ResultOf<Logit>* block;     // room for kTokens * classes
+    ResultOf<Logit>* block;     // room for kTokens * (classes + kLanes)
     ResultOf<Logit>* gradient;  // (tokens, classes): the rows of counted tokens are written
 };
 

@@ -50,9 +50,8 @@ double run(const LossKernels& kernels, const Sentence<Float16>& sentence) {
     return kernels.float16(sentence);
 }
 
-void check_label(std::int64_t label, std::int64_t sentence, std::int64_t token, std::int64_t classes,
-                 std::int64_t ignore_index) {
-    if (label >= 0 && label < classes) return;
+[[noreturn]] void refuse_label(std::int64_t label, std::int64_t sentence, std::int64_t token, std::int64_t classes,
+                               std::int64_t ignore_index) {
     throw InvalidInput("labels[" + std::to_string(sentence) + ", " + std::to_string(token) + "] is " +
                        std::to_string(label) + ": expected a class from 0 to " + std::to_string(classes - 1) +
                        ", or ignore_index (" + std::to_string(ignore_index) + ")");
@@ -70,25 +69,22 @@ void masked_token_loss(const Logit* logits, const std::int64_t* labels, std::int
     if (sentences * size < kWorthThreads) threads = 1;
 
     parallel_for((sentences + each - 1) / each, threads, [&](std::int64_t task, int) {
-        std::vector<std::int64_t> places;
-        places.reserve(static_cast<std::size_t>(tokens));
-        std::vector<ResultOf<Logit>> block(static_cast<std::size_t>(kTokens * classes));
+        std::vector<std::int64_t> places(static_cast<std::size_t>(tokens));
+        std::vector<ResultOf<Logit>> block(static_cast<std::size_t>(kTokens * (classes + kLanes)));
         for (std::int64_t b = task * each; b < std::min(sentences, (task + 1) * each); ++b) {
             const std::int64_t* const own = labels + b * tokens;
             ResultOf<Logit>* const slope = gradient + b * size;
-            places.clear();
-            for (std::int64_t t = 0; t < tokens; ++t) {
-                if (own[t] == ignore_index) {
-                    std::fill_n(slope + t * classes, classes, ResultOf<Logit>{0});
-                    continue;
-                }
-                check_label(own[t], b, t, classes, ignore_index);
-                places.push_back(t);
+            std::fill_n(slope, size, ResultOf<Logit>{0});
+            std::int64_t count = 0;
+            for (std::int64_t t = 0; t < tokens; ++t) {  // no branch on what is counted: nobody could predict it
+                const bool counted = own[t] != ignore_index;
+                if (counted & ((own[t] < 0) | (own[t] >= classes))) refuse_label(own[t], b, t, classes, ignore_index);
+                places[static_cast<std::size_t>(count)] = t;
+                count += counted ? 1 : 0;
             }
-            const Sentence<Logit> sentence{
-                logits + b * size, own,        places.data(), static_cast<std::int64_t>(places.size()),
-                classes,           lambda_max, block.data(),  slope};
-            loss[b] = places.empty() ? ResultOf<Logit>{0} : static_cast<ResultOf<Logit>>(run(chosen, sentence));
+            const Sentence<Logit> sentence{logits + b * size, own,        places.data(), count,
+                                           classes,           lambda_max, block.data(),  slope};
+            loss[b] = count == 0 ? ResultOf<Logit>{0} : static_cast<ResultOf<Logit>>(run(chosen, sentence));
         }
     });
 }

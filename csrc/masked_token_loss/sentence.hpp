@@ -1,20 +1,25 @@
 // The loss of one sentence and its gradient, eight tokens at a time.
 //
-// The logits of eight counted tokens are transposed, so that each token has a lane of its own and every step is the
-// same for all: the largest logit, the exponentials, their sum, the logarithm. Exponentials and gradients are in
-// float32 for logits of 32 or 16 bits, sums and losses in float64. A lane adds its classes in ascending order and lanes
-// never meet, so a token has the same bits in any lane, batch and instruction set. The largest loss is known only after
-// the last token; its share of the gradient is multiplied in at the end.
+// Each step is done for eight tokens before the next begins: their largest logits, the exponentials, the sums, the
+// logarithms, the gradients. A step takes eight classes of a token at a time; where their number is no multiple of
+// eight, the last eight overlap those before, so nothing is read or written beyond a row, and lanes that were seen
+// before do not count. Exponentials and gradients are in float32 for logits of 32 or 16 bits, sums and losses in
+// float64. Lane i of every eight is added to sum i mod 4, and the four sums as (0 + 2) + (1 + 3), so a token has the
+// same bits in any batch and instruction set. The largest loss is known only after the last token; its share of the
+// gradient is multiplied in at the end.
 //
-// Included by the file of each instruction set, whose flags turn the loops over lanes into its vectors: plain loops are
-// all it takes. `Isa` is a type of that file's own, and nothing of the standard library is instantiated, so that code
-// for one processor is never linked into what another runs.
+// Included by the file of each instruction set, whose flags make eight lanes its registers. `Isa` is a type of that
+// file's own, and nothing of the standard library is instantiated, so that code for one processor is never linked into
+// what another runs.
 #pragma once
+
+#include <math.h>
 
 #include <cstdint>
 #include <cstring>
 
 #include "common/elementary.hpp"
+#include "masked_token_loss/eight.hpp"
 #include "masked_token_loss/kernels.hpp"
 
 namespace pymetaner {
@@ -52,57 +57,131 @@ float widened(Float16 x) {
     return value;
 }
 
+// Where the eight classes begin that follow `done` others. Before the row if it has fewer than eight: see `padded`.
+template <class Isa>
+std::int64_t begin_of(std::int64_t done, std::int64_t classes) {
+    return done + kLanes < classes ? done : classes - kLanes;
+}
+
+template <class Isa>
+void load(Eight<Isa, float>* lanes, const float* from) {
+    lanes->load(from);
+}
+
+template <class Isa, typename Logit>
+void load(Eight<Isa, ResultOf<Logit>>* lanes, const Logit* from) {
+    ResultOf<Logit> wide[kLanes];
+    for (int lane = 0; lane < kLanes; ++lane) wide[lane] = widened<Isa>(from[lane]);
+    lanes->load(wide);
+}
+
+// The largest logit.
+template <class Isa, typename Logit>
+ResultOf<Logit> largest_of(const Logit* row, std::int64_t classes) {
+    using Real = ResultOf<Logit>;
+    Eight<Isa, Real> largest, part;
+    load<Isa>(&largest, row + begin_of<Isa>(0, classes));
+    for (std::int64_t done = kLanes; done < classes; done += kLanes) {
+        load<Isa>(&part, row + begin_of<Isa>(done, classes));
+        largest.raise_to(part);
+    }
+    Real lanes[kLanes];
+    largest.store(lanes);
+    for (int half = kLanes / 2; half > 0; half /= 2) {
+        for (int i = 0; i < half; ++i) lanes[i] = lanes[i + half] > lanes[i] ? lanes[i + half] : lanes[i];
+    }
+    return lanes[0];
+}
+
+// Fills powers with e to each logit less the largest, eight classes after another.
+template <class Isa, typename Logit>
+void fill_powers(const Logit* row, std::int64_t classes, ResultOf<Logit> largest, ResultOf<Logit>* powers) {
+    Eight<Isa, ResultOf<Logit>> part;
+    for (std::int64_t done = 0; done < classes; done += kLanes) {
+        load<Isa>(&part, row + begin_of<Isa>(done, classes));
+        part.exponentiate(largest);
+        part.store(powers + done);
+    }
+}
+
+// Where a class is among the powers.
+template <class Isa>
+std::int64_t place_of(std::int64_t label, std::int64_t classes) {
+    const std::int64_t done = label / kLanes * kLanes;
+    return done + label - begin_of<Isa>(done, classes);
+}
+
+// The sum of the powers of all classes but the label.
+template <class Isa, typename Real>
+double sum_of_others(const Real* powers, std::int64_t classes, std::int64_t label) {
+    Eight<Isa, Real> part;
+    double sums[4] = {};
+    for (std::int64_t done = 0; done < classes; done += kLanes) {
+        const std::int64_t begin = begin_of<Isa>(done, classes);
+        part.load(powers + done);
+        part.put(static_cast<int>(label - begin), Real{0});
+        if (begin < done) part.clear(static_cast<int>(done - begin));
+        part.add_to(sums);
+    }
+    return (sums[0] + sums[2]) + (sums[1] + sums[3]);
+}
+
+// The gradient of a token: scale times its powers, and -others at the label.
+template <class Isa, typename Real>
+void write_gradient(const Real* powers, std::int64_t classes, std::int64_t label, Real scale, Real others, Real* row) {
+    Eight<Isa, Real> part;
+    for (std::int64_t done = 0; done < classes; done += kLanes) {
+        const std::int64_t begin = begin_of<Isa>(done, classes);
+        part.load(powers + done);
+        part.put(static_cast<int>(label - begin), -others);
+        part.scale(scale);
+        part.store(row + begin);
+    }
+}
+
 // The losses of tokens places[0] to places[count - 1], count <= kTokens, and weight times the gradient of each.
 template <class Isa, typename Logit>
 void eight_tokens(const Sentence<Logit>& sentence, const std::int64_t* places, int count, double weight,
                   double* losses) {
     using Real = ResultOf<Logit>;
     const std::int64_t classes = sentence.classes;
-    Real* const __restrict block = sentence.block;
+    const std::int64_t width = (classes + kLanes - 1) / kLanes * kLanes;
+    const std::int64_t missing = classes < kLanes ? kLanes - classes : 0;
+    Logit padded[kTokens][kLanes];  // rows of fewer than eight classes, with as many of the first before them
+    const Logit* rows[kTokens];
     std::int64_t labels[kTokens];
-    for (int lane = 0; lane < kTokens; ++lane) {
-        const std::int64_t place = places[lane < count ? lane : 0];  // lanes without a token repeat the first
-        const Logit* const row = sentence.logits + place * classes;
-        for (std::int64_t c = 0; c < classes; ++c) block[c * kTokens + lane] = widened<Isa>(row[c]);
-        labels[lane] = sentence.labels[place] * kTokens + lane;
-    }
-
     Real largest[kTokens];
-    for (int lane = 0; lane < kTokens; ++lane) largest[lane] = block[lane];
-    for (std::int64_t i = kTokens; i < classes * kTokens; i += kTokens) {
-        for (int lane = 0; lane < kTokens; ++lane) {
-            largest[lane] = block[i + lane] > largest[lane] ? block[i + lane] : largest[lane];
+    double others[kTokens] = {}, sums[kTokens] = {1, 1, 1, 1, 1, 1, 1, 1};
+    for (int i = 0; i < kTokens; ++i) losses[i] = 0.0;
+    for (int i = 0; i < count; ++i) {
+        labels[i] = sentence.labels[places[i]];
+        rows[i] = sentence.logits + places[i] * classes;
+        if (missing > 0) {
+            for (int c = 0; c < kLanes; ++c) padded[i][c] = rows[i][c < missing ? 0 : c - missing];
+            rows[i] = padded[i] + missing;
         }
+        largest[i] = largest_of<Isa>(rows[i], classes);
+        losses[i] = static_cast<double>(largest[i]) - static_cast<double>(widened<Isa>(rows[i][labels[i]]));
     }
-    for (int lane = 0; lane < kTokens; ++lane) {
-        losses[lane] = static_cast<double>(largest[lane]) - static_cast<double>(block[labels[lane]]);
+    for (int i = 0; i < count; ++i) fill_powers<Isa>(rows[i], classes, largest[i], sentence.block + i * width);
+    for (int i = 0; i < count; ++i) {
+        const Real* const powers = sentence.block + i * width;
+        others[i] = sum_of_others<Isa>(powers, classes, labels[i]);
+        sums[i] = static_cast<double>(powers[place_of<Isa>(labels[i], classes)]) + others[i];
     }
-    for (std::int64_t i = 0; i < classes * kTokens; i += kTokens) {
-        for (int lane = 0; lane < kTokens; ++lane) block[i + lane] = exp_nonpositive(block[i + lane] - largest[lane]);
-    }
-
-    // p - 1 at the label is minus the sum of the other probabilities, which does not cancel where p is nearly 1.
-    double own[kTokens], others[kTokens] = {};
-    for (int lane = 0; lane < kTokens; ++lane) {
-        own[lane] = block[labels[lane]];
-        block[labels[lane]] = Real{0};
-    }
-    for (std::int64_t i = 0; i < classes * kTokens; i += kTokens) {
-        for (int lane = 0; lane < kTokens; ++lane) others[lane] += static_cast<double>(block[i + lane]);
-    }
-    for (int lane = 0; lane < kTokens; ++lane) block[labels[lane]] = static_cast<Real>(-others[lane]);
     Real scales[kTokens];
-    for (int lane = 0; lane < kTokens; ++lane) {
-        const double sum = own[lane] + others[lane];
-        losses[lane] += log_of_sum(sum);
-        scales[lane] = static_cast<Real>(weight / sum);
+    for (int i = 0; i < kTokens; ++i) {
+        losses[i] += log_of_sum(sums[i]);
+        scales[i] = static_cast<Real>(weight / sums[i]);
     }
-    for (std::int64_t i = 0; i < classes * kTokens; i += kTokens) {
-        for (int lane = 0; lane < kTokens; ++lane) block[i + lane] *= scales[lane];
-    }
-    for (int lane = 0; lane < count; ++lane) {
-        Real* const row = sentence.gradient + places[lane] * classes;
-        for (std::int64_t c = 0; c < classes; ++c) row[c] = block[c * kTokens + lane];
+    for (int i = 0; i < count; ++i) {
+        // p - 1 at the label is minus the sum of the other probabilities, which does not cancel where p is nearly 1.
+        const auto rest = static_cast<Real>(others[i]);
+        Real* const row = sentence.gradient + places[i] * classes;
+        Real written[kLanes];
+        Real* const out = missing > 0 ? written + missing : row;
+        write_gradient<Isa>(sentence.block + i * width, classes, labels[i], scales[i], rest, out);
+        for (std::int64_t c = 0; missing > 0 && c < classes; ++c) row[c] = out[c];
     }
 }
 

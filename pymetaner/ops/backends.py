@@ -36,8 +36,8 @@ except ImportError as error:
 def backend() -> Backend:
     """``"native"`` if the compiled extension runs the operations on the CPU, ``"reference"`` if PyTorch does.
 
-    Tensors on CUDA go to `pymetaner._cuda` unless ``PYMETANER_BACKEND=reference`` is set or it was not built; those on
-    other devices always go to the reference.
+    Tensors on CUDA go to `pymetaner._cuda` unless ``PYMETANER_BACKEND=reference`` is set, it was not built, or the
+    device is older than sm_80; those on other devices always go to the reference.
 
     Raises:
         BackendError: if ``PYMETANER_BACKEND`` is neither, or asks for an extension that cannot be imported.
@@ -57,12 +57,16 @@ def runs_natively(tensor: torch.Tensor) -> bool:
     """Whether an operation on this tensor goes to a kernel."""
     if tensor.device.type == "cpu":
         return backend() == "native"
-    return tensor.device.type == "cuda" and (_wanted == "native" or (_wanted is None and _cuda_is_built()))
+    return tensor.device.type == "cuda" and (_wanted == "native" or (_wanted is None and _cuda_runs_on(tensor.device)))
 
 
 @functools.cache
-def _cuda_is_built() -> bool:
-    return importlib.util.find_spec("pymetaner._cuda") is not None
+def _cuda_runs_on(device: torch.device) -> bool:
+    """Whether `pymetaner._cuda` was built, and for devices of this kind: from sm_80 on."""
+    return importlib.util.find_spec("pymetaner._cuda") is not None and torch.cuda.get_device_capability(device) >= (
+        8,
+        0,
+    )
 
 
 def extension() -> ModuleType:

@@ -8,8 +8,9 @@ would need waiting is not checked: a vector that is not finite is never found, a
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from types import ModuleType
 
 import torch
@@ -35,8 +36,8 @@ def extension() -> ModuleType:
         raise BackendError(
             f"pymetaner._cuda cannot be imported ({error}): it is built where nvcc is found. Put nvcc on the path and "
             "build again with\n    pip install --force-reinstall --no-deps --no-binary pymetaner pymetaner "
-            "--config-settings=cmake.define.PYMETANER_CUDA=ON\nor leave tensors on CUDA to PyTorch, without "
-            "PYMETANER_BACKEND=native"
+            "--config-settings=cmake.define.PYMETANER_CUDA=ON\nor leave tensors on CUDA to PyTorch: unset "
+            "PYMETANER_BACKEND, or set it to reference"
         ) from None
 
 
@@ -47,19 +48,17 @@ class EncodedRows:
     Attributes:
         rows: (N, d) float32, contiguous.
         norms: (N,) float64; -1 for a vector that is not finite.
-        copy: (N rounded up, d rounded up) bfloat16, unit vectors.
-        residuals: (N,) float32, how far the copies are off.
+        copy: (N rounded up, d rounded up) float16, unit vectors; NaN for those not finite and behind the last.
     """
 
     rows: Tensor
     norms: Tensor
     copy: Tensor
-    residuals: Tensor
 
-    def pointers(self) -> tuple[int, int, int, int, int, int]:
+    @cached_property
+    def pointers(self) -> tuple[int, int, int, int, int]:
         """What the extension takes for them."""
-        norms, copy, residuals = (x.data_ptr() for x in (self.norms, self.copy, self.residuals))
-        return self.rows.data_ptr(), *self.rows.shape, norms, copy, residuals
+        return self.rows.data_ptr(), *self.rows.shape, self.norms.data_ptr(), self.copy.data_ptr()
 
 
 def encode(rows: Tensor) -> EncodedRows:
@@ -73,14 +72,9 @@ def encode(rows: Tensor) -> EncodedRows:
     rows = _checked(rows, "rows")
     count, dim = rows.shape
     copy = (-(-count // module.tile) * module.tile, -(-dim // module.step) * module.step)
-    encoded = EncodedRows(
-        rows,
-        rows.new_empty(count, dtype=torch.float64),
-        rows.new_empty(copy, dtype=torch.bfloat16),
-        rows.new_empty(count),
-    )
-    with torch.cuda.device(rows.device):
-        _launched(module.encode, encoded.pointers(), _stream(rows))
+    norms = rows.new_empty(count, dtype=torch.float64)
+    encoded = EncodedRows(rows, norms, rows.new_empty(copy, dtype=torch.float16))
+    _launch(module.encode, rows, encoded.pointers)
     return encoded
 
 
@@ -89,50 +83,41 @@ def cosine_topk(
 ) -> tuple[Tensor, Tensor]:
     """Scores (Q, k) float32 and indices (Q, k) int64, as `pymetaner.ops.cosine_topk` gives them.
 
-    For up to 4 queries one kernel, which scores everything exactly; for more two, beside what encodes the queries, and
-    the bank if that has not been encoded.
+    For up to 4 queries two kernels, for more three, beside the one that encodes a bank that has not been encoded.
 
     Args:
         queries: (Q, d) on a CUDA device.
         bank: (N, d) there, or what `encode` made of it, which saves encoding it at each search.
-        k: how many neighbours, 1 to 32.
+        k: how many neighbours, 1 to 1,024.
         exclude: (Q,) int64 there, one index that each query may not find, -1 for none.
 
     Raises:
         BackendError: if `pymetaner._cuda` cannot be imported or launched.
         InputError: if shapes, dtypes or devices do not go together.
-        SettingError: if k is not 1 to 32.
+        SettingError: if k is not 1 to 1,024.
     """
     module = extension()
     if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= module.max_k:
         raise SettingError(f"k is {k!r}: expected 1 to {module.max_k} on CUDA")
     queries = _checked(queries, "queries")
-    rows = bank.rows if isinstance(bank, EncodedRows) else _checked(bank, "bank")
-    if queries.shape[1] != rows.shape[1] or queries.device != rows.device:
+    if not isinstance(bank, EncodedRows):
+        bank = encode(bank)
+    (count, dim), (size, bank_dim) = queries.shape, bank.rows.shape
+    if dim != bank_dim or queries.device != bank.rows.device:
         raise InputError(
-            f"queries of {queries.shape[1]} dimensions on {queries.device} for a bank of {rows.shape[1]} on "
-            f"{rows.device}: both must agree"
+            f"queries of {dim} dimensions on {queries.device} for a bank of {bank_dim} on {bank.rows.device}: both "
+            "must agree"
         )
-    if exclude is not None and (exclude.dtype != torch.int64 or exclude.shape != queries.shape[:1]):
-        raise InputError(f"exclude is {exclude.dtype} of shape {tuple(exclude.shape)}: expected int64, one a query")
-    left_out = None if exclude is None else exclude.to(queries.device).contiguous()
-    count, size = len(queries), len(rows)
-    few = count <= module.few_queries
-    slices = module.slices(count, size, torch.cuda.get_device_properties(rows.device).multi_processor_count)
-    new = torch.zeros if few else torch.empty
-    workspace = new(module.workspace(count, slices), dtype=torch.uint8, device=rows.device)
+    left_out = 0
+    if exclude is not None:
+        if exclude.dtype != torch.int64 or exclude.shape != queries.shape[:1]:
+            raise InputError(f"exclude is {exclude.dtype} of shape {tuple(exclude.shape)}: expected int64, one a query")
+        exclude = exclude.to(queries.device).contiguous()
+        left_out = exclude.data_ptr()
+    workspace = queries.new_empty(module.plan(count, size, dim)[-1], dtype=torch.uint8)
     scores, indices = queries.new_empty((count, k)), queries.new_empty((count, k), dtype=torch.int64)
-    plain = (rows.data_ptr(), *rows.shape, 0, 0, 0)
-    encoded_queries = None if few else encode(queries)
-    encoded_bank = bank if isinstance(bank, EncodedRows) else None if few else encode(rows)
-    arguments = (
-        (queries.data_ptr(), *queries.shape, 0, 0, 0) if encoded_queries is None else encoded_queries.pointers(),
-        plain if encoded_bank is None else encoded_bank.pointers(),
-        0 if left_out is None else left_out.data_ptr(),
-    )
-    with torch.cuda.device(rows.device):
-        addresses = (workspace.data_ptr(), scores.data_ptr(), indices.data_ptr())
-        _launched(module.cosine_topk, *arguments, k, slices, *addresses, _stream(rows))
+    addresses = (workspace.data_ptr(), scores.data_ptr(), indices.data_ptr())
+    _launch(module.cosine_topk, queries, queries.data_ptr(), count, bank.pointers, left_out, k, *addresses)
     return scores, indices
 
 
@@ -161,10 +146,9 @@ def masked_token_loss_with_gradient(
         raise InputError(f"labels are {labels.dtype} of shape {tuple(labels.shape)} on {labels.device}: one a token")
     logits, labels = logits.detach().contiguous(), labels.contiguous()
     loss = logits.new_empty(logits.shape[:1], dtype=torch.float32)
-    gradient = torch.empty_like(logits, dtype=torch.float32)
+    gradient = logits.new_empty(logits.shape, dtype=torch.float32)
     given = (logits.data_ptr(), _LOGITS[logits.dtype], labels.data_ptr(), *logits.shape, lambda_max, ignore_index)
-    with torch.cuda.device(logits.device):
-        _launched(module.masked_token_loss, *given, loss.data_ptr(), gradient.data_ptr(), _stream(logits))
+    _launch(module.masked_token_loss, logits, *given, loss.data_ptr(), gradient.data_ptr())
     return loss, gradient
 
 
@@ -174,18 +158,21 @@ def supports(logits: Tensor) -> bool:
 
 
 def _checked(rows: Tensor, name: str) -> Tensor:
-    if not isinstance(rows, Tensor) or not rows.is_cuda or rows.ndim != 2 or not rows.is_floating_point():
+    valid = isinstance(rows, Tensor) and rows.is_cuda and rows.ndim == 2 and rows.is_floating_point()
+    if not valid or rows.shape[1] == 0:
         given = f"{rows.dtype} of shape {tuple(rows.shape)} on {rows.device}" if isinstance(rows, Tensor) else rows
-        raise InputError(f"{name} are {given!s:.100}: expected floating point of shape (n, d) on a CUDA device")
-    return rows.detach().float().contiguous()
+        raise InputError(f"{name} are {given!s:.100}: expected floating point of shape (n, d), d > 0, on a CUDA device")
+    return (rows.detach() if rows.requires_grad else rows).float().contiguous()
 
 
-def _stream(tensor: Tensor) -> int:
-    return int(torch.cuda.current_stream(tensor.device).cuda_stream)
-
-
-def _launched(function: object, *arguments: object) -> None:
+def _launch(function: Callable[..., None], tensor: Tensor, *arguments: object) -> None:
+    """Calls a function of the extension for the tensor's device and PyTorch's current stream there."""
+    index = tensor.get_device()
+    if index != torch.cuda.current_device():
+        with torch.cuda.device(index):
+            return _launch(function, tensor, *arguments)
     try:
-        function(*arguments)  # type: ignore[operator]
+        # The number alone: a torch.cuda.Stream takes longer to make than the launch.
+        function(*arguments, torch._C._cuda_getCurrentRawStream(index))
     except RuntimeError as error:
         raise BackendError(f"{error}: is this device one that pymetaner._cuda was built for?") from None

@@ -90,8 +90,7 @@ def masked_token_loss_with_gradient(
         tensor([ 0.2500, -0.2500])
     """
     _check(logits, labels, lambda_max, ignore_index, None)
-    with torch.no_grad():
-        return _run(logits, labels, float(lambda_max), ignore_index)
+    return _run(logits.detach(), labels, float(lambda_max), ignore_index)
 
 
 def _reference(logits: Tensor, labels: Tensor, lambda_max: float, ignore_index: int) -> Tensor:
@@ -177,7 +176,8 @@ def _run(logits: Tensor, labels: Tensor, lambda_max: float, ignore_index: int = 
     if _native(logits) and logits.is_cuda:
         return cuda.masked_token_loss_with_gradient(logits, labels, lambda_max, ignore_index)
     if _native(logits):
-        logits = logits.detach()
+        if logits.requires_grad:
+            logits = logits.detach()
         if logits.dtype == torch.bfloat16:
             logits = logits.view(torch.int16)  # NumPy has no bfloat16; the extension takes its bits for it
         arrays = [x.contiguous().numpy() for x in (logits, labels)]

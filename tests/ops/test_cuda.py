@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import subprocess
 import sys
 
@@ -11,10 +10,8 @@ import pytest
 import torch
 
 from pymetaner import ops
-from pymetaner.errors import BackendError, InputError
+from pymetaner.errors import InputError, SettingError
 from pymetaner.ops import cuda
-
-KEPT, TILE = 32, 64  # as in csrc/cosine_topk/cuda.hpp
 
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
@@ -45,91 +42,125 @@ def test_tensors_elsewhere_are_refused():
         cuda.cosine_topk(torch.ones(2, 3), torch.ones(2, 3), 1)
     with pytest.raises(InputError, match="on cpu"):
         cuda.masked_token_loss_with_gradient(torch.ones(2, 3, 4), torch.zeros(2, 3, dtype=torch.int64), 1.0)
+    with pytest.raises(SettingError, match="1 to 1024"):
+        cuda.cosine_topk(torch.ones(2, 3), torch.ones(2, 3), 1025)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
 def test_a_launch_without_a_device_is_an_error():
-    with pytest.raises(BackendError, match="could not be launched"):
-        cuda._launched(module().masked_token_loss, 0, 0, 0, 1, 1, 2, 1.0, -100, 0, 0, 0)
+    with pytest.raises(RuntimeError, match="could not be launched"):
+        module().masked_token_loss(0, 0, 0, 1, 1, 2, 1.0, -100, 0, 0, 0)
 
 
-def test_slices_cover_the_bank_without_being_many():
+def test_the_workspace_of_a_search_stays_within_bounds():
     extension = module()
     for queries in (1, 4, 5, 64, 4096, 100_000):
-        for size in (0, 1, 100, 14_041, 1_000_000):
-            slices = extension.slices(queries, size, 132)
-            assert slices >= 1
-            if queries <= extension.few_queries:
-                assert 128 * slices >= size
-            else:
-                assert slices <= max(1, -(-size // 256)) and slices <= 4 * 132
+        for size in (0, 1, 100, 14_041, 1_000_000, 10_000_000):
+            few, group, groups, batch, workspace = extension.plan(queries, size, 768)
+            assert few == (queries <= 4) and groups * group == -(-size // 256) * 256
+            assert 1 <= batch <= queries and (batch == queries or batch % 128 == 0)
+            assert workspace < 2**28 + 128 * 4 * groups + 3000 * (batch + 256)
+    assert not extension.plan(4, 1000, 4096)[0]  # queries that would not fit into shared memory
 
 
-def bfloat16(x):
-    return torch.from_numpy(x).bfloat16().double().numpy()
+def unit(rows):
+    """Float64 unit vectors; zeros for zeros."""
+    norms = np.linalg.norm(rows.astype(np.float64), axis=1, keepdims=True)
+    return np.divide(rows, norms, out=np.zeros(rows.shape), where=norms > 0)
 
 
-def twin(queries, bank, k, slices):
-    """What screen_kernel and finish_kernel do, in NumPy; returns indices and how many slices were scored as a whole."""
+def reached_by(numbers, wanted):
+    """The function of that name in csrc/cosine_topk/cuda.cu."""
+    filled = np.append(numbers, np.full(-len(numbers) % 2048, np.nan)).reshape(-1, 2048)
+    buckets = np.nanmax(np.where(np.isnan(filled), -np.inf, filled), axis=0, initial=-np.inf).astype(np.float32)
+    buckets = np.sort(buckets[buckets > -np.inf])[::-1]
+    if len(buckets) < wanted:
+        return -np.inf
+    bits = buckets[wanted - 1].view(np.uint32)
+    key = ~bits if bits >> 31 else bits | np.uint32(1 << 31)
+    key = key >> 12 << 12
+    bits = key & np.uint32(0x7FFFFFFF) if key >> 31 else ~key
+    return bits.astype(np.uint32).view(np.float32)
 
-    def unit(rows):
-        return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-300)
 
-    u, v = unit(queries.astype(np.float64)), unit(bank.astype(np.float64))
-    residual_q, residual_b = (np.linalg.norm(x - bfloat16(x), axis=1) for x in (u, v))
+def twin(queries, bank, k, group, exclude):
+    """What the kernels do, in NumPy: indices, and of each query how many rows are scored exactly."""
+    u, v = unit(queries), unit(bank)
     exact = u @ v.T
-    slack = residual_q[:, None] + (queries.shape[1] + 16) * 2.0**-22 + 4e-6
-    bounds = bfloat16(u) @ bfloat16(v).T + (1 + residual_q[:, None]) * residual_b + slack
-    assert (bounds >= exact).all()
-    tiles = -(-len(bank) // TILE)
-    edges = [min(tiles * i // slices * TILE, len(bank)) for i in range(slices + 1)]
-    answer, whole = [], 0
+    padded = np.full((-(-len(bank) // 256) * 256, bank.shape[1]), np.nan, np.float32)
+    padded[: len(bank)] = v.astype(np.float16)
+    products = u.astype(np.float16).astype(np.float32) @ padded.T
+    error = module().error(bank.shape[1])
+    assert (np.abs(products[:, : len(bank)] - exact) <= error).all()
+    number, member = np.mgrid[: len(padded) // group, :group]
+    rows = number // 4 * 4 * group + 8 * (member // 2) + 2 * (number % 4) + member % 2
+    answer, scored = [], []
     for q in range(len(queries)):
-        parts = [np.arange(a, b) for a, b in itertools.pairwise(edges)]
-        ranked = [part[np.lexsort((part, -bounds[q, part]))] for part in parts]
-        kept, dropped = [r[:KEPT] for r in ranked], [bounds[q, r[KEPT]] if len(r) > KEPT else -np.inf for r in ranked]
-        best = []
-
-        def limit(best=best, q=q):
-            return exact[q, best[k - 1]] if len(best) == k else -np.inf
-
-        def offer(row, best=best, q=q):
-            best.append(row)
-            best.sort(key=lambda index, q=q: (-exact[q, index], index))
-            del best[k:]
-
-        for rank in range(KEPT):
-            for rows in kept:
-                if rank < len(rows) and bounds[q, rows[rank]] >= limit():
-                    offer(rows[rank])
-        for part, gone in zip(parts, dropped, strict=True):
-            if gone > -np.inf and gone >= limit():
-                whole += 1
-                best[:] = [row for row in best if row not in part]
-                for row in part:
-                    offer(row)
-        answer.append(best)
-    return answer, whole, exact
+        maxima = np.fmax.reduce(products[q][rows], axis=1)
+        limit = np.float32(reached_by(maxima, k + (exclude[q] >= 0)) - 2 * error)
+        left = rows[maxima >= limit].ravel()
+        left = np.sort(left[(left < len(bank)) & (left != exclude[q])])
+        answer.append(left[np.lexsort((left, -exact[q, left]))][:k].tolist())
+        scored.append(len(left))
+    return answer, scored, exact
 
 
-@pytest.mark.parametrize("kind", ["normal", "clustered", "equal"])
-@pytest.mark.parametrize("slices", [1, 3])
-def test_the_twin_is_exact_on_any_bank(kind, slices):
+@pytest.mark.parametrize("kind", ["normal", "clustered", "equal", "zeros", "negative"])
+@pytest.mark.parametrize("group", [4, 16])
+@pytest.mark.parametrize("k", [1, 7, 300])
+def test_the_twin_is_exact_on_any_bank(kind, group, k):
     rng = np.random.default_rng(0)
-    bank = rng.standard_normal((900, 40)).astype(np.float32)
-    if kind == "clustered":  # more near-ties than are kept: slices have to be scored as a whole
+    bank = rng.standard_normal((3000, 40)).astype(np.float32)
+    queries = rng.standard_normal((5, 40)).astype(np.float32)
+    if kind == "clustered":
         bank = (bank[:1] + 1e-3 * bank).astype(np.float32)
     if kind == "equal":
         bank[:] = bank[0]
-    queries = rng.standard_normal((5, 40)).astype(np.float32)
-    answer, whole, exact = twin(queries, bank, 7, slices)
-    assert (whole > 0) == (kind != "normal")
-    for row, found in zip(exact, answer, strict=True):
-        assert found == np.lexsort((np.arange(900), -row))[:7].tolist()
+    if kind == "zeros":
+        bank[::3] = 0
+    if kind == "negative":  # what pads the bank must not count
+        bank = np.abs(bank)
+        queries = -np.abs(queries)
+    exclude = np.array([-1, 0, 5, -1, 2999])
+    answer, scored, exact = twin(queries, bank, k, group, exclude)
+    for q, found in enumerate(answer):
+        order = np.lexsort((np.arange(3000), -exact[q]))
+        assert found == order[order != exclude[q]][:k].tolist()
+    if kind == "normal" and k < 300:
+        assert max(scored) < 3 * k * group
+    if kind in ("clustered", "equal"):
+        assert min(scored) >= 2999
+
+
+@pytest.mark.parametrize("dim", [1, 3, 64, 770, 4096])
+def test_the_error_of_screening_holds_for_vectors_made_to_err(dim):
+    """Every element halfway between two float16 numbers, all errors to one side: as far off as rounding goes."""
+    error = module().error(dim)
+    rng = np.random.default_rng(dim)
+    for scale in (1e-7, 1e-3, 1.0):
+        base = np.abs(rng.standard_normal((50, dim))) * scale
+        base[:, 0] = 1
+        near = base.astype(np.float16).astype(np.float64)
+        halfway = near + 0.4999 * np.spacing(near.astype(np.float16)).astype(np.float64)
+        u = unit(halfway)
+        u = u.astype(np.float16).astype(np.float64) + 0.4999 * np.spacing(u.astype(np.float16)).astype(np.float64)
+        u = unit(u)
+        product = u.astype(np.float16).astype(np.float64) @ u.astype(np.float16).astype(np.float64).T
+        assert np.abs(product - u @ u.T).max() <= error
+
+
+def agree(queries, bank, k, exclude=None):
+    """Holds a search on the GPU, of an encoded bank and of one that is not, to the one on the CPU."""
+    expected = ops.cosine_topk(queries, bank, k, exclude)
+    left_out = None if exclude is None else exclude.cuda()
+    for rows in (bank.cuda(), cuda.encode(bank.cuda())):
+        found = cuda.cosine_topk(queries.cuda(), rows, k, left_out)
+        for actual, wanted in zip(found, expected, strict=True):
+            assert torch.equal(actual.cpu(), wanted)
 
 
 @on_gpu
-@pytest.mark.parametrize("count", [1, 4, 5, 64, 200])
+@pytest.mark.parametrize("count", [1, 4, 5, 64, 65, 200])
 @pytest.mark.parametrize("size", [1, 31, 700, 20_000])
 @pytest.mark.parametrize("dim", [7, 64, 770])
 @pytest.mark.parametrize("kind", ["normal", "clustered", "equal", "integers"])
@@ -144,11 +175,36 @@ def test_top_k_on_a_gpu_is_that_of_the_reference(count, size, dim, kind):
         queries, bank = queries.round(), bank.round()
     exclude = torch.randint(-1, size, (count,), generator=generator)
     for k in (1, 10, 32):
-        expected = ops.cosine_topk(queries, bank, k, exclude)
-        for rows in (bank.cuda(), cuda.encode(bank.cuda())):
-            found = cuda.cosine_topk(queries.cuda(), rows, k, exclude.cuda())
-            for actual, wanted in zip(found, expected, strict=True):
-                assert torch.equal(actual.cpu(), wanted)
+        agree(queries, bank, k, exclude)
+
+
+@on_gpu
+@pytest.mark.parametrize("count", [2, 3, 70])
+@pytest.mark.parametrize("k", [100, 1024])
+@pytest.mark.parametrize("size", [900, 70_000])  # 70,000 rows: maxima of 16
+def test_many_neighbours(count, k, size):
+    generator = torch.Generator().manual_seed(1)
+    queries, bank = torch.randn(count, 24, generator=generator), torch.randn(size, 24, generator=generator)
+    bank[::7] = 0
+    bank[1::7] *= 1e-42  # denormal
+    bank[2::7] *= 1e30
+    bank[3::7] = bank[5]
+    agree(queries, bank, k)
+    agree(-queries.abs(), bank.abs(), k)
+
+
+@on_gpu
+@pytest.mark.parametrize("count", [1, 9, 130])
+def test_vectors_that_are_not_finite_are_not_found(count):
+    queries, bank = torch.randn(count, 50), torch.randn(3000, 50)
+    bank[5, 3], bank[700, 0], bank[2999, 49] = float("nan"), float("inf"), -float("inf")
+    queries[0, 0] = float("nan")
+    scores, indices = cuda.cosine_topk(queries.cuda(), bank.cuda(), 20)
+    assert (indices[0] == -1).all() and (scores[0] == -float("inf")).all()
+    assert not torch.isin(indices.cpu(), torch.tensor([5, 700, 2999])).any()
+    left = bank.isfinite().all(1).nonzero().squeeze(1)
+    expected = ops.cosine_topk(queries[1:], bank[left], 20)
+    assert torch.equal(scores[1:].cpu(), expected[0]) and torch.equal(indices[1:].cpu(), left[expected[1]])
 
 
 @on_gpu

@@ -15,8 +15,8 @@ pytest -q tests/ops/test_cuda.py
 for tool in memcheck racecheck; do
     compute-sanitizer --tool "$tool" --error-exitcode 1 --target-processes all \
         python -m pytest -q -p no:cacheprovider tests/ops/test_cuda.py \
-        -k "clustered-7-700 or normal-770-700 or the_loss_on_a_gpu or stream"
+        -k "clustered-7-700 or normal-770-700 or 70000-100-70 or not_finite or the_loss_on_a_gpu or stream"
 done
-python -m benchmarks.gpu
+python -m benchmarks.gpu --phases
 pytest -q tests/engine -k gpu
 python -m benchmarks engine

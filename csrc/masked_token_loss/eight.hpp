@@ -1,0 +1,85 @@
+// Eight numbers that are computed together: a vector register of float32 where the compiler has vector types, which
+// every instruction set has its own instructions for, else plain loops. Both give the same bits.
+//
+// Included by the file of each instruction set, with whose `Isa` types are named: see sentence.hpp.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "common/elementary.hpp"
+#include "masked_token_loss/kernels.hpp"
+
+namespace pymetaner {
+
+template <class Isa, typename Real>
+struct Eight {
+    Real lanes[kLanes];
+
+    void load(const Real* from) { memcpy(lanes, from, sizeof lanes); }
+    void store(Real* to) const { memcpy(to, lanes, sizeof lanes); }
+
+    void raise_to(const Eight& other) {
+        for (int i = 0; i < kLanes; ++i) lanes[i] = other.lanes[i] > lanes[i] ? other.lanes[i] : lanes[i];
+    }
+
+    // e to the power of each less `top`.
+    void exponentiate(Real top) {
+        for (Real& lane : lanes) lane = exp_nonpositive(lane - top);
+    }
+
+    // Lane `own` becomes `value`.
+    void put(int own, Real value) {
+        for (int i = 0; i < kLanes; ++i) lanes[i] = i == own ? value : lanes[i];
+    }
+
+    // Lanes before `first` become 0.
+    void clear(int first) {
+        for (int i = 0; i < kLanes; ++i) lanes[i] = i < first ? Real{0} : lanes[i];
+    }
+
+    void scale(Real factor) {
+        for (Real& lane : lanes) lane *= factor;
+    }
+
+    // Lane i is added to sum i mod 4, lanes 0 to 3 first.
+    void add_to(double (&sums)[4]) const {
+        for (int i = 0; i < kLanes; ++i) sums[i % 4] += static_cast<double>(lanes[i]);
+    }
+};
+
+#if defined(__GNUC__)
+
+template <class Isa>
+struct Eight<Isa, float> {
+    typedef float Floats __attribute__((vector_size(32)));
+    typedef std::int32_t Integers __attribute__((vector_size(32)));
+    typedef float HalfFloats __attribute__((vector_size(16)));
+    typedef double Doubles __attribute__((vector_size(32)));
+
+    Floats lanes;
+
+    void load(const float* from) { memcpy(&lanes, from, sizeof lanes); }
+    void store(float* to) const { memcpy(to, &lanes, sizeof lanes); }
+    void raise_to(const Eight& other) { lanes = other.lanes > lanes ? other.lanes : lanes; }
+    void exponentiate(float top) {
+        lanes = lanes - top;
+        exp_nonpositive_of<Floats, Integers>(&lanes);
+    }
+    void put(int own, float value) { lanes = Integers{0, 1, 2, 3, 4, 5, 6, 7} == own ? value + Floats{} : lanes; }
+    void clear(int first) { lanes = Integers{0, 1, 2, 3, 4, 5, 6, 7} < first ? Floats{} : lanes; }
+    void scale(float factor) { lanes = lanes * factor; }
+    void add_to(double (&sums)[4]) const {
+        HalfFloats halves[2];
+        memcpy(halves, &lanes, sizeof halves);
+        Doubles all;
+        memcpy(&all, sums, sizeof all);
+        all = all + __builtin_convertvector(halves[0], Doubles);
+        all = all + __builtin_convertvector(halves[1], Doubles);
+        memcpy(sums, &all, sizeof all);
+    }
+};
+
+#endif
+
+}  // namespace pymetaner
