@@ -93,6 +93,40 @@ def import_(
             _print_added(memory, before, keys, len(bank), f"{file}: ")
 
 
+@memory_app.command("import-text")
+def import_text(
+    memory: MemoryFile,
+    files: Annotated[list[Path], typer.Argument(metavar="FILE", exists=True, dir_okay=False, help="UTF-8 text.")],
+    model: ModelOption = None,
+    confidence: Annotated[
+        float, typer.Option("--confidence", min=0, max=1, help="Least probability of any word's tag.")
+    ] = 0.7,
+) -> None:
+    """Add sentences of unlabelled text, one a line, that the model is sure of, with its own tags for labels."""
+    from pymetaner.errors import InputError
+
+    with _for_model(memory, model) as (_, bank):
+        for file in files:
+            before = set(bank.ids.tolist())
+            try:
+                texts = [line for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+            except UnicodeDecodeError as error:
+                raise InputError(f"{file}: not UTF-8 ({error.reason}): convert it to UTF-8") from None
+            keys = bank.add_unlabelled(texts, confidence=confidence, source=file.name, progress=True)
+            _print_added(memory, before, keys, len(bank), f"{file}: {counted(len(texts), 'sentence')}, ")
+
+
+@memory_app.command()
+def calibrate(memory: MemoryFile, model: ModelOption = None, threads: options.Threads = None) -> None:
+    """Find the settings of adapting that tag the memory's own sentences best, and keep them in it.
+
+    Each sentence is tagged after adapting on the others. `adapt` and `evaluate` use what was found where they are given
+    no settings.
+    """
+    with _for_model(memory, model, threads=threads) as (_, bank):
+        print(f"{memory}: {bank.calibrate(progress=True)}")
+
+
 @memory_app.command()
 def export(
     memory: MemoryFile,
@@ -233,9 +267,11 @@ def _without_model(path: Path, *, read_only: bool = True) -> Iterator[Memory]:
 
 
 @contextmanager
-def _for_model(path: Path, model: str | None, *, read_only: bool = False) -> Iterator[tuple[MetaNER, Memory]]:
+def _for_model(
+    path: Path, model: str | None, *, read_only: bool = False, threads: int | None = None
+) -> Iterator[tuple[MetaNER, Memory]]:
     """A memory with its model."""
-    net = load_model(model or _folder_model(path))
+    net = load_model(model or _folder_model(path), threads=threads)
     with opened_memory(net, path, read_only=read_only) as memory:
         yield net, memory
 

@@ -155,3 +155,33 @@ def test_brackets_read_what_list_prints(run: Any, folder: Path, tmp_path: Path) 
         assert [(e.text, e.label) for e in typed.entities] == [(e.text, e.label) for e in sentence.entities]
     run("memory", "export", folder, tmp_path / "out.conll", "--format", "columns")
     assert [s.words for s in read(tmp_path / "out.conll")] == [s.words for s in CORPUS]
+
+
+def test_calibrated_settings_are_used_where_none_are_given(run: Any, folder: Path, tmp_path: Path) -> None:
+    own = tmp_path / "own.sqlite"
+    shutil.copy(folder / "memory.sqlite", own)
+    text = "Marie Curie nació en Varsovia ."
+    adapting = ("adapt", "--model", folder, "--memory", own, "--json", text)
+    assert len(json.loads(run(*adapting).stdout)[0]["supports"]) == 2  # by default
+    told = run("memory", "calibrate", own, "--model", folder).stdout
+    with Memory(MetaNER.from_pretrained(folder), own, read_only=True) as memory:
+        found = memory.calibration
+    assert found is not None and str(found) in told and "F1" in told
+    assert len(json.loads(run(*adapting).stdout)[0]["supports"]) == found["k"]
+    assert len(json.loads(run(*adapting, "--k", 3).stdout)[0]["supports"]) == 3
+
+
+def test_unlabelled_text_comes_with_the_models_own_tags(run: Any, folder: Path, tmp_path: Path) -> None:
+    text, file = tmp_path / "text.txt", tmp_path / "new.sqlite"
+    text.write_text("\n".join(sentence.text for sentence in CORPUS[:4]) + "\n\n", encoding="utf-8")
+    told = run("memory", "import-text", file, text, "--model", folder, "--confidence", 0).stdout
+    rows = lines(run, file)
+    assert f"{text}: 4 sentences, {len(rows)} sentence" in told
+    assert {row["text"] for row in rows} <= {sentence.text for sentence in CORPUS[:4]} and rows
+    shown = json.loads(run("predict", "--model", folder, "--json", rows[0]["text"]).stdout)[0]
+    assert [(e["text"], e["label"]) for e in shown["entities"]] == [
+        (e["text"], e["label"]) for e in rows[0]["entities"]
+    ]
+    assert "0 sentences added" in run("memory", "import-text", file, text, "--model", folder, "--confidence", 1).stdout
+    text.write_bytes(b"\xff\xfe")
+    assert "not UTF-8" in run("memory", "import-text", file, text, "--model", folder, exits=1).stderr
