@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from pymetaner.ops.backends import backend, use_backend
 from pymetaner.ops.bank import CosineBank
+from pymetaner.ops.classifier_loss import classifier_token_loss
 from pymetaner.ops.loss import (
     masked_token_loss,
     masked_token_loss_reference,
@@ -19,6 +20,7 @@ from pymetaner.ops.topk import cosine_topk, cosine_topk_reference
 __all__ = [
     "CosineBank",
     "backend",
+    "classifier_token_loss",
     "cosine_topk",
     "cosine_topk_reference",
     "masked_token_loss",
