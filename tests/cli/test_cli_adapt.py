@@ -136,7 +136,7 @@ def test_an_empty_memory_is_told_once(run: Any, folder: Path, tmp_path: Path, mo
         (("x", "--json", "--jsonl"), 2, "give one of them"),
         (("x", "--lr", "-1"), 2, "lr"),
         (("x", "--device", "nowhere"), 2, "nowhere"),
-        (("x", "--k", "0"), 2, "k"),
+        (("x", "--k", "-1"), 2, "k"),
         (("--file", "missing.txt"), 1, "missing.txt"),
         (("--file", "."), 1, "cannot be read"),
     ],
