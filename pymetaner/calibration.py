@@ -86,8 +86,9 @@ def calibrate(
     model: MetaNER,
     memory: Memory | None = None,
     *,
-    ks: Sequence[int] = (2, 4, 8),
+    ks: Sequence[int] = (2, 4),
     lrs: Sequence[float] | None = None,
+    steps: Sequence[int] = (1,),
     knns: Sequence[float] = (0.3, 0.5, 0.7),
     optimizer: InnerOptimizer = "sgd",
     most: int = 50,
@@ -98,15 +99,18 @@ def calibrate(
     """The supports, step size, steps and layers that tag the memory's own sentences best.
 
     Each sentence is tagged after adapting on others of the memory, never on itself. First every pair of `ks` and `lrs`
-    is tried, then more steps and fewer layers with the best pair, then the weight of the nearest labelled words; not
+    is tried, then other numbers of steps and fewer layers with the best pair, then the weight of the nearest labelled words; not
     adapting wins unless something scores better.
     What supports give to a step is computed once, so a trial costs little more than tagging.
 
     Args:
         model: the model.
         memory: labelled sentences; `model.memory` by default.
-        ks: numbers of supports to try.
+        ks: numbers of supports to try. By default those with which tagging costs at most twice what it costs without
+            adapting, once the supports are known.
         lrs: step sizes to try; those usual for the optimiser by default.
+        steps: numbers of inner steps to try with the best pair. Every further step passes the supports of each sentence
+            anew, which multiplies what tagging costs.
         knns: weights of the nearest labelled words to try, with the best step and without a step.
         optimizer: what takes the inner steps.
         most: the most sentences to tag, spread over the memory.
@@ -140,7 +144,7 @@ def calibrate(
         tried.append(trials.adapted(k, inner))
     best = max(tried, key=_f1)
     if best.inner is not None:
-        tried += [trials.adapted(best.k, inner) for inner in _variations(model, best.inner)]
+        tried += [trials.adapted(best.k, inner) for inner in _variations(model, best.inner, steps)]
         best = max(tried, key=_f1)
     for weight in knns:
         tried.append(trials.fused(best, weight))
@@ -153,11 +157,11 @@ def _f1(trial: Trial) -> float:
     return trial.score.f1
 
 
-def _variations(model: MetaNER, inner: InnerStep) -> Iterator[InnerStep]:
+def _variations(model: MetaNER, inner: InnerStep, steps: Sequence[int]) -> Iterator[InnerStep]:
     """The same step size with more steps, in the upper half of the unfrozen layers only, and in the head only."""
     assert isinstance(inner.lr, float | int)
-    for steps in (2, 3):
-        yield InnerStep(inner.lr, steps=steps, optimizer=inner.optimizer)
+    for count in sorted(set(steps) - {1}):
+        yield InnerStep(inner.lr, steps=count, optimizer=inner.optimizer)
     groups = len(adapted_groups(model.network, model.settings.freeze_layers))
     for still in {groups // 2, groups - 1} - {0}:
         rates = (0.0,) * still + (float(inner.lr),) * (groups - still)

@@ -46,7 +46,7 @@ def _adapting_is_best(monkeypatch):
 
 @pytest.mark.usefixtures("_adapting_is_best")
 def test_what_it_found_goes_into_adapt(model):
-    found = calibrate(model, ks=(2,), lrs=(0.3,), knns=())
+    found = calibrate(model, ks=(2,), lrs=(0.3,), steps=(1, 2, 3), knns=())
     assert found.arguments == {"k": 2, "lr": 0.3, "steps": 3, "inner_optimizer": "sgd", "lambda_max": 0.0, "knn": 0.0}
     tokens = [list(s.words) for s in CORPUS]
     results = adapt(model, tokens, exclude_self=True, **found.arguments)
@@ -85,7 +85,7 @@ def test_a_large_memory_is_sampled_over_all_of_it(model):
 
 @pytest.mark.usefixtures("_adapting_is_best")
 def test_more_steps_and_fewer_layers_are_tried_with_the_best(model):
-    found = calibrate(model, ks=(2,), lrs=(0.3,), knns=())
+    found = calibrate(model, ks=(2,), lrs=(0.3,), steps=(1, 3, 2), knns=())
     tried = [(t.inner.lr, t.inner.steps) for t in found.trials[1:]]
     assert tried[:3] == [(0.3, 1), (0.3, 2), (0.3, 3)]
     assert set(tried[3:]) == {((0.0, 0.3, 0.3), 1), ((0.0, 0.0, 0.3), 1)}
