@@ -99,9 +99,9 @@ def calibrate(
     """The supports, step size, steps and layers that tag the memory's own sentences best.
 
     Each sentence is tagged after adapting on others of the memory, never on itself. First every pair of `ks` and `lrs`
-    is tried, then other numbers of steps and fewer layers with the best pair, then the weight of the nearest labelled words; not
-    adapting wins unless something scores better.
-    What supports give to a step is computed once, so a trial costs little more than tagging.
+    is tried, then other numbers of steps and fewer layers with the best pair, then the weight of the nearest labelled
+    words; not adapting wins unless something scores better. What supports give to a step is computed once, so a trial
+    costs little more than tagging.
 
     Args:
         model: the model.

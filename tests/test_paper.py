@@ -1,0 +1,104 @@
+"""The paper's table: every score once, resumable, and a bootstrap that can tell a difference from none."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny import CORPUS, TAGS, network_of, tokenizer_of
+
+from pymetaner.engine import InnerStep
+from pymetaner.readers import write
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from benchmarks import errors
+from benchmarks.paper import runs, table
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("paper")
+    network_of("bert", tags=TAGS).base_model.save_pretrained(folder / "encoder")
+    tokenizer_of("wordpiece").save_pretrained(folder / "encoder")
+    files = {*runs.TEST.values(), *runs.UNLABELLED.values(), "conll2003/en/train.txt", "conll2003/en/dev.txt"}
+    for name in files:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        write(folder / name, CORPUS, "columns")
+    return runs.Plan(
+        encoder=str(folder / "encoder"),
+        data=folder,
+        out=folder / "runs",
+        results=folder / "results" / "paper.jsonl",
+        device="cpu",
+        steps=2,
+        languages=("es", "nl"),
+        ks=(1, 2),
+        unlabelled=(2, InnerStep(lr=0.1)),
+        confidence=0.0,
+        most=6,
+    )
+
+
+def test_every_score_is_made_once(plan):
+    runs.run(plan, "full", 95)
+    lines = list(runs.lines(plan.results))
+    ways = [(line["lang"], line["adapted"], line["memory"], line["k"]) for line in lines]
+    assert len(set(ways)) == len(ways)
+    assert {way for way in ways if way[2] != "unlabelled"} == {
+        (lang, *way) for lang in ("es", "nl") for way in ((False, None, 0), (True, "english", 1), (True, "english", 2))
+    }
+    assert all(line.keys() >= {"row", "seed", "lang", "adapted", "k", "f1", "dev_f1", "commit"} for line in lines)
+    for line in lines:
+        counts = np.load(plan.out / "full-95" / f"{line['lang']}-{line['memory']}-{line['k']}.npy")
+        correct, predicted, labelled = counts.sum(0)
+        assert line["f1"] == pytest.approx(200 * correct / (predicted + labelled), abs=1e-3)
+    before = plan.results.read_text()
+    runs.run(plan, "full", 95)
+    assert plan.results.read_text() == before
+    runs.run(replace(plan, languages=("es", "de")), "full", 95)  # goes on with what is missing
+    assert plan.results.read_text().startswith(before)
+    assert {line["lang"] for line in runs.lines(plan.results)} == {"es", "nl", "de"}
+
+
+def test_the_table_has_what_was_written_down(tmp_path, monkeypatch):
+    monkeypatch.setattr(table, "DOCS", tmp_path)
+    results = tmp_path / "paper.jsonl"
+    for seed, f1 in ((95, 60.0), (495, 62.0)):
+        for lang in runs.TEST:
+            note = {"row": "base", "seed": seed, "lang": lang, "memory": None, "k": 0}
+            runs.append(results, {**note, "f1": f1})
+    (tmp_path / "results.md").write_text(
+        "# Results\n\nbefore\n\n<!-- table: python -m benchmarks.paper -->\nold\n<!-- end of table -->\nafter\n"
+    )
+    table.write_table(results, tmp_path / "runs")
+    page = (tmp_path / "results.md").read_text()
+    assert "| base | 61.00 ± 1.41 (2) |" in page and "before" in page and "after" in page and "old" not in page
+    assert "76.75" in page  # the paper's own beside it
+
+
+def test_the_bootstrap_tells_a_difference_from_none():
+    drawn = np.random.default_rng(1)
+    labelled = drawn.integers(1, 4, size=400)
+    theirs = np.stack([drawn.binomial(labelled, 0.6), labelled, labelled], axis=1)
+    same = np.stack([theirs, theirs])[None]
+    difference, samples = table.bootstrap(same)
+    assert difference == 0 and (samples == 0).all()
+    better = theirs.copy()
+    better[:, 0] = np.minimum(labelled, theirs[:, 0] + drawn.binomial(1, 0.2, size=400))
+    difference, samples = table.bootstrap(np.stack([better, theirs])[None])
+    assert difference > 2 and (samples > 0).all()
+    noise = np.stack([np.roll(theirs[:, 0], 0), labelled, labelled], axis=1)
+    noise[:, 0] = drawn.binomial(labelled, 0.6)
+    _, samples = table.bootstrap(np.stack([noise, theirs])[None])
+    assert 0.001 < (samples <= 0).mean() < 0.999
+
+
+def test_kinds_of_mistakes():
+    gold = [(0, 2, "PER"), (3, 4, "LOC"), (5, 7, "ORG"), (8, 9, "LOC"), (10, 11, "PER")]
+    found = [(0, 2, "PER"), (3, 4, "ORG"), (5, 6, "ORG"), (7, 9, "PER"), (12, 13, "LOC")]
+    assert errors.kinds(gold, found) == {
+        "right": 1, "other type": 1, "other bounds": 1, "other type and bounds": 1, "missed": 1, "made up": 1
+    }  # fmt: skip
