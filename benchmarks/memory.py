@@ -21,7 +21,7 @@ import torch
 import typer
 
 from benchmarks.paper.runs import append, commit, lines
-from pymetaner import Memory, MetaNER, Sentence, TrainSettings, evaluate, read, train
+from pymetaner import FactorCache, Memory, MetaNER, Sentence, TrainSettings, evaluate, read, train
 from pymetaner.calibration import Calibration
 from pymetaner.learning import Learning, learning_of
 from pymetaner.words import regroup
@@ -44,6 +44,7 @@ def main(
 ) -> None:
     """Scores what is missing."""
     net = MetaNER.from_pretrained(model, device=device)
+    net.cache = FactorCache(1 << 31)  # a hundred long sentences take some 900 MB
     pool = [s for s in map(regroup, read(train_file)) if len(s) > 3 and s.tags]
     test = list(read(test_file))
     if test_sentences:
@@ -100,7 +101,7 @@ def ways(net: MetaNER, memory: Memory, calibration: Calibration) -> dict[str, Le
     }
     chosen = {}
     for method, may in allowed.items():
-        best = max((trial for trial in calibration.trials if may(trial)), key=lambda trial: trial.score.f1)
+        best = max((trial for trial in calibration.trials if may(trial)), key=lambda trial: trial.margin)
         inner = best.inner or learning_of(net, memory, k=0).inner
         chosen[method] = Learning(memory, best.k, inner, knn=best.knn)
     return chosen

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from pymetaner.cache import FactorCache
 from pymetaner.decode import decode
@@ -18,11 +19,12 @@ from pymetaner.memory import Memory
 from pymetaner.model import MetaNER
 from pymetaner.network import adapted_groups
 from pymetaner.progress import track
-from pymetaner.scoring import Score, score
+from pymetaner.scoring import Score, score, sentence_counts
 from pymetaner.sentence import Sentence
 
 __all__ = ["Calibration", "Trial", "calibrate"]
 
+_RESAMPLES = 500
 _STEP_SIZES: dict[InnerOptimizer, tuple[float, ...]] = {"sgd": (0.02, 0.05, 0.1), "bertadam": (1e-5, 3e-5, 1e-4)}
 
 
@@ -35,12 +37,14 @@ class Trial:
         inner: the inner step; None without adapting.
         knn: weight of the nearest labelled words.
         score: of the memory's sentences, each adapted on others only.
+        margin: its gain in F1 over not adapting, less one standard error of that gain (paired bootstrap).
     """
 
     k: int
     inner: InnerStep | None
     knn: float
     score: Score
+    margin: float
 
 
 @dataclass(frozen=True)
@@ -100,8 +104,9 @@ def calibrate(
 
     Each sentence is tagged after adapting on others of the memory, never on itself. First every pair of `ks` and `lrs`
     is tried, then other numbers of steps and fewer layers with the best pair, then the weight of the nearest labelled
-    words; not adapting wins unless something scores better. What supports give to a step is computed once, so a trial
-    costs little more than tagging.
+    words. What gains most over not adapting wins, less one standard error, since a few sentences may show a gain by
+    chance; if nothing does, not adapting wins. What supports give to a step is computed once, so a trial costs little
+    more than tagging.
 
     Args:
         model: the model.
@@ -142,19 +147,19 @@ def calibrate(
     pairs = [(k, InnerStep(lr, optimizer=optimizer)) for k in ks for lr in lrs or _STEP_SIZES[optimizer]]
     for k, inner in track(pairs, "calibrating", progress):
         tried.append(trials.adapted(k, inner))
-    best = max(tried, key=_f1)
+    best = max(tried, key=_margin)
     if best.inner is not None:
         tried += [trials.adapted(best.k, inner) for inner in _variations(model, best.inner, steps)]
-        best = max(tried, key=_f1)
+        best = max(tried, key=_margin)
     for weight in knns:
         tried.append(trials.fused(best, weight))
         if best is not plain:
             tried.append(trials.fused(plain, weight))
-    return Calibration(max(tried, key=_f1), plain, tuple(tried), len(trials.sentences))
+    return Calibration(max(tried, key=_margin), plain, tuple(tried), len(trials.sentences))
 
 
-def _f1(trial: Trial) -> float:
-    return trial.score.f1
+def _margin(trial: Trial) -> float:
+    return trial.margin
 
 
 def _variations(model: MetaNER, inner: InnerStep, steps: Sequence[int]) -> Iterator[InnerStep]:
@@ -181,6 +186,7 @@ class _Trials:
         hidden = [reading.hidden for reading in self.readings]
         self.votes = bank_of(model, memory).probabilities(hidden, itself, batch_size=computation.batch_size)
         self.logits: dict[tuple[int, InnerStep | None], list[Any]] = {}
+        self.plain_counts: NDArray[np.int64] | None = None  # set by the first trial
         vectors = np.stack([reading.vector for reading in self.readings])
         hits = memory.search(vectors, k, exclude_self=self.sentences)
         self.supports = [tuple(hit.sentence for hit in found) for found in hits]
@@ -211,5 +217,23 @@ class _Trials:
     def _trial(self, k: int, inner: InnerStep | None, knn: float, logits: list[Any]) -> Trial:
         if not knn:
             self.logits[k, inner] = logits
-        tagged = decode(logits, self.model.labels, self.model.settings.decoding)
-        return Trial(k, inner, knn, score([s.tags or () for s in self.sentences], [tags for tags, _ in tagged]))
+        tagged = [tags for tags, _ in decode(logits, self.model.labels, self.model.settings.decoding)]
+        gold = [sentence.tags or () for sentence in self.sentences]
+        counts = sentence_counts(gold, tagged)
+        if self.plain_counts is None:
+            self.plain_counts = counts
+        return Trial(k, inner, knn, score(gold, tagged), _sure_gain(counts, self.plain_counts))
+
+
+def _sure_gain(ours: NDArray[np.int64], theirs: NDArray[np.int64]) -> float:
+    """The difference in F1 of two (n, 3) counts of the same sentences, less one standard error of it."""
+    drawn = np.random.default_rng(0).multinomial(len(ours), np.full(len(ours), 1 / len(ours)), size=_RESAMPLES)
+
+    def difference(times: NDArray[np.int64]) -> NDArray[np.float64]:
+        f1 = [
+            2 * totals[..., 0] / np.maximum(1, totals[..., 1] + totals[..., 2])
+            for totals in (times @ ours, times @ theirs)
+        ]
+        return np.asarray(f1[0] - f1[1], np.float64)
+
+    return float(difference(np.ones(len(ours), np.int64)) - difference(drawn).std())

@@ -35,13 +35,14 @@ def test_scores_are_those_of_sentences_left_out(model, optimizer):
         logits = reference(model, tasks, trial.inner or found.trials[1].inner)
         tagged = decode(logits, model.labels, model.settings.decoding)
         assert trial.score == score(gold, [tags for tags, _ in tagged])
-    assert found.best.score.f1 == max(trial.score.f1 for trial in found.trials)
+    assert found.best.margin == max(trial.margin for trial in found.trials) >= found.plain.margin == 0
+    assert all(trial.margin <= trial.score.f1 - found.plain.score.f1 + 1e-12 for trial in found.trials)
 
 
 @pytest.fixture
 def _adapting_is_best(monkeypatch):
     """A network with random weights gets worse by adapting; let it win."""
-    monkeypatch.setattr(calibration, "_f1", lambda trial: (trial.k, trial.inner is not None and trial.inner.steps))
+    monkeypatch.setattr(calibration, "_margin", lambda trial: (trial.k, trial.inner is not None and trial.inner.steps))
 
 
 @pytest.mark.usefixtures("_adapting_is_best")
@@ -101,3 +102,13 @@ def test_what_cannot_be_calibrated_is_refused(model):
             calibrate(model, **wrong)
     with pytest.raises(Exception, match="memory"):
         calibrate(model_of("bert", seed=3), model.memory)
+
+
+def test_a_gain_in_one_sentence_of_many_is_no_gain():
+    plain = np.array([[1, 2, 2]] * 20)
+    once, often = plain.copy(), plain.copy()
+    once[0, 0] = 2
+    often[:12, 0] = 2
+    assert calibration._sure_gain(plain, plain) == 0
+    assert -0.02 < calibration._sure_gain(once, plain) <= 0.001 < 0.2 < calibration._sure_gain(often, plain) < 0.3
+    assert calibration._sure_gain(plain, often) < -0.3
