@@ -20,10 +20,12 @@ def extend(
         list[Path],
         typer.Argument(metavar="FILE", exists=True, dir_okay=False, help="Labelled files with entities of new types."),
     ],
-    out: Annotated[Path, typer.Option(metavar="DIR", file_okay=False, help="The folder that gets the new model.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", file_okay=False, help="The folder of the new model.")],
     model: Annotated[
         str | None,
-        typer.Option(metavar="MODEL", help="Folder or hub id; if not given, the model that comes with pymetaner."),
+        typer.Option(
+            "--model", metavar="MODEL", help="Folder or hub id; if not given, the model that comes with pymetaner."
+        ),
     ] = None,
     memory: Annotated[bool, typer.Option("--memory/--no-memory", help="Add the sentences to its memory.")] = True,
     format: options.FormatOption = None,

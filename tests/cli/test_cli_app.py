@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
+import typer
 
 import pymetaner
+import pymetaner.cli
 from pymetaner.cli.brackets import labelled
 from pymetaner.cli.output import shown_warnings
 from pymetaner.errors import SaveError
@@ -133,3 +135,21 @@ def test_demo(run: Any, folder: Path, script: dict[str, Any]) -> None:
     assert result.stdout.count("adapted on") == len(texts) + 1
     assert all(f"+ {sentence}" in result.stdout for sentence in script["lesson"]["labelled"])
     assert len(pymetaner.MetaNER.from_pretrained(folder).memory) == len(model.memory)  # the file is as it was
+
+
+def test_every_option_is_called_after_its_argument() -> None:
+    # Some releases of typer call an option without a name of its own after its metavar: --ENCODER.
+    def commands(group: Any) -> Any:
+        for command in group.commands.values():
+            yield from commands(command) if hasattr(command, "commands") else [command]
+
+    options = [
+        p
+        for command in commands(typer.main.get_command(pymetaner.cli.app))
+        for p in command.params
+        if p.opts[0][0] == "-"
+    ]
+    assert len(options) > 50
+    for option in options:
+        longest = max(option.opts, key=len)
+        assert longest == longest.lower() and longest.startswith("--")
