@@ -14,6 +14,7 @@ import random
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -76,7 +77,7 @@ def scores(net: MetaNER, drawn: Sequence[Sentence], test: Sequence[Sentence], wa
         for method, learning in ways(net, memory, calibration).items():
             if method in wanted:
                 evaluate(net, test[:: max(1, len(test) // 32)], learning=learning)  # warm
-                f1, took = timed(lambda way=learning: adapted(net, test, way))  # type: ignore[misc]
+                f1, took = timed(partial(adapted, net, test, learning))
                 line = {
                     "method": method,
                     "f1": f1,

@@ -8,7 +8,7 @@ import torch
 from tiny import CORPUS, model_of
 
 from pymetaner import Memory, Sentence, adapt, calibrate, predict
-from pymetaner.errors import SettingError
+from pymetaner.errors import MemoryFileError, SettingError
 from pymetaner.knn import NEIGHBOURS, TEMPERATURE, TokenBank, fused
 
 
@@ -119,6 +119,10 @@ def test_a_calibrated_memory_is_adapted_to_as_calibrated(model, tmp_path):
         ]
         given = adapt(model, tokens, memory=memory, k=1)  # what is given counts, and the defaults beside it
         assert all(len(r.supports) == 1 for r in given)
+        with memory._mirror.changing() as store:
+            store.write_note("calibration", "{")
+        with pytest.raises(MemoryFileError, match="calibrate"):
+            adapt(model, tokens, memory=memory)
         memory.clear()
         assert memory.calibration is None
 

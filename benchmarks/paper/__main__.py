@@ -15,7 +15,7 @@ import torch
 import typer
 from rich.console import Console
 
-from benchmarks.paper.runs import ROWS, TEST, Plan, run, with_threads
+from benchmarks.paper.runs import ROWS, TEST, Plan, run, run_apart
 from benchmarks.paper.table import write_table
 from pymetaner.engine import InnerStep
 
@@ -73,7 +73,7 @@ def main(
             spawn = multiprocessing.get_context("spawn")
             threads = max(1, torch.get_num_threads() // jobs)
             with ProcessPoolExecutor(jobs, mp_context=spawn) as pool:
-                started = {pool.submit(with_threads, threads, plan, [job]): job for job in wanted}
+                started = {pool.submit(run_apart, threads, plan, *job): job for job in wanted}
                 for future in as_completed(started):
                     future.result()
                     Console().print(*started[future])

@@ -6,8 +6,8 @@ import functools
 import json
 import os
 import subprocess
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import torch
 
 from pymetaner import FactorCache, Memory, MetaNER, MetaSettings, Sentence, TrainSettings, evaluate, read, train
 from pymetaner.engine import InnerStep, Precision
-from pymetaner.learning import Learning
+from pymetaner.learning import Learning, inner_step
 from pymetaner.scoring import sentence_counts
 from pymetaner.words import regroup
 
@@ -95,8 +95,7 @@ def run(plan: Plan, row: str, seed: int) -> None:
         settings = TrainSettings(steps=plan.steps, seed=seed, evaluate_every=look, precision=plan.precision, **changed)
         source = sentences(plan.data / "conll2003/en/train.txt")[: plan.most and 4 * plan.most]
         dev = sentences(plan.data / "conll2003/en/dev.txt")[: plan.most]
-        inner_max = settings.lambda_max
-        meta = MetaSettings(lambda_max=inner_max) if is_meta else None
+        meta = MetaSettings(lambda_max=settings.lambda_max) if is_meta else None
         train(model, source, folder, dev=dev, settings=settings, meta=meta)
     model = MetaNER.from_pretrained(folder, device=plan.device)
     model.cache = FactorCache(0)  # the supports of a test set are too many to keep, and met once
@@ -110,7 +109,7 @@ def score_all(plan: Plan, model: MetaNER, note: dict[str, Any], folder: Path) ->
     english: Memory | None = None
     for language in plan.languages:
         ks = plan.ks if note["row"] == "full" else (2,)
-        wanted = [("english", k, InnerStep(lr=_rate(model))) for k in ks]
+        wanted = [("english", k, inner_step(model, None, 1, "sgd")) for k in ks]
         if plan.unlabelled is not None and note["row"] in plan.unlabelled_rows:
             wanted.append(("unlabelled", *plan.unlabelled))
         missing = [way for way in wanted if (note["row"], note["seed"], language, *way[:2]) not in done]
@@ -189,13 +188,7 @@ def commit() -> str:
     return asked.stdout.strip() or os.environ.get("COMMIT", "unknown")
 
 
-def _rate(model: MetaNER) -> float:
-    rate = model.settings.lr["sgd"]
-    return rate if isinstance(rate, float | int) else float(np.mean(rate))
-
-
-def with_threads(threads: int, plan: Plan, jobs: Sequence[tuple[str, int]]) -> None:
-    """Runs some rows and seeds, one after the other, in a process of its own."""
+def run_apart(threads: int, plan: Plan, row: str, seed: int) -> None:
+    """`run` in a process of its own, which shares the cores with others."""
     torch.set_num_threads(threads)
-    for row, seed in jobs:
-        run(replace(plan), row, seed)
+    run(plan, row, seed)

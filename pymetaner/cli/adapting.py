@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 import typer
 
 from pymetaner.cli import options
-from pymetaner.cli.loading import load_model, opened_memory
+from pymetaner.cli.loading import load_model, opened_memory, text_lines
 from pymetaner.cli.output import colored, print_json
 from pymetaner.errors import InputError, SettingError
 
@@ -128,23 +128,8 @@ def _sentences(texts: list[str] | None, file: str | None, tokens: bool) -> Itera
         raise SettingError("give sentences as arguments, or a file of them with --file (- for standard input)")
     if file not in (None, "-") and not Path(file).exists():
         raise InputError(f"{file} does not exist: give a text file, a sentence a line, or - for standard input")
-    lines = _lines(file) if file is not None else iter(texts or ())
+    lines = text_lines(file) if file is not None else iter(texts or ())
     return (line.split() for line in lines) if tokens else lines
-
-
-def _lines(file: str) -> Iterator[str]:
-    """The lines of a UTF-8 file or of standard input, without a byte order mark."""
-    name = "standard input" if file == "-" else file
-    try:
-        with nullcontext(sys.stdin.buffer) if file == "-" else open(file, "rb") as stream:
-            for number, data in enumerate(stream, 1):
-                try:
-                    line = data.decode("utf-8-sig" if number == 1 else "utf-8")
-                except UnicodeDecodeError as error:
-                    raise InputError(f"{name}:{number}: not UTF-8 ({error.reason}): convert it to UTF-8") from None
-                yield line.rstrip("\r\n")
-    except OSError as error:
-        raise InputError(f"{name} cannot be read ({error.strerror}): give a text file, a sentence a line") from None
 
 
 def _print(

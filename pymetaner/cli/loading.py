@@ -7,13 +7,13 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pymetaner.cli.options import delimiter_of
 from pymetaner.cli.output import say, spinner
-from pymetaner.errors import EncoderMismatchError, MemoryFileError, SettingError
+from pymetaner.errors import EncoderMismatchError, InputError, MemoryFileError, SettingError
 from pymetaner.files import MEMORY
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pymetaner.model import MetaNER
     from pymetaner.readers import Corpus
 
-__all__ = ["load_model", "memory_file", "opened_memory", "prepare", "read_file", "reading_options"]
+__all__ = ["load_model", "memory_file", "opened_memory", "prepare", "read_file", "reading_options", "text_lines"]
 
 
 def prepare(device: str = "cpu", threads: int | None = None) -> str:
@@ -120,3 +120,18 @@ def read_file(path: Path, options: dict[str, Any]) -> Corpus:
 def counted(count: int, noun: str, plural: str | None = None) -> str:
     """A number with its noun: ``"1 sentence"``, ``"1,200 sentences"``."""
     return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
+
+
+def text_lines(file: str) -> Iterator[str]:
+    """The lines of a UTF-8 file or of standard input, without a byte order mark."""
+    name = "standard input" if file == "-" else file
+    try:
+        with nullcontext(sys.stdin.buffer) if file == "-" else open(file, "rb") as stream:
+            for number, data in enumerate(stream, 1):
+                try:
+                    line = data.decode("utf-8-sig" if number == 1 else "utf-8")
+                except UnicodeDecodeError as error:
+                    raise InputError(f"{name}:{number}: not UTF-8 ({error.reason}): convert it to UTF-8") from None
+                yield line.rstrip("\r\n")
+    except OSError as error:
+        raise InputError(f"{name} cannot be read ({error.strerror}): give a text file, a sentence a line") from None

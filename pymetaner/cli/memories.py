@@ -15,7 +15,7 @@ from rich.text import Text
 
 from pymetaner.cli import options
 from pymetaner.cli.brackets import labelled
-from pymetaner.cli.loading import counted, load_model, memory_file, opened_memory, reading_options
+from pymetaner.cli.loading import counted, load_model, memory_file, opened_memory, reading_options, text_lines
 from pymetaner.cli.output import print_json, print_rich
 from pymetaner.errors import EncoderError, SettingError
 
@@ -103,15 +103,10 @@ def import_text(
     ] = 0.7,
 ) -> None:
     """Add sentences of unlabelled text, one a line, that the model is sure of, with its own tags for labels."""
-    from pymetaner.errors import InputError
-
     with _for_model(memory, model) as (_, bank):
         for file in files:
             before = set(bank.ids.tolist())
-            try:
-                texts = [line for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-            except UnicodeDecodeError as error:
-                raise InputError(f"{file}: not UTF-8 ({error.reason}): convert it to UTF-8") from None
+            texts = [line for line in text_lines(str(file)) if line.strip()]
             keys = bank.add_unlabelled(texts, confidence=confidence, source=file.name, progress=True)
             _print_added(memory, before, keys, len(bank), f"{file}: {counted(len(texts), 'sentence')}, ")
 

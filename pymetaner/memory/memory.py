@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pymetaner.errors import SettingError
+from pymetaner.errors import MemoryFileError, SettingError
 from pymetaner.memory.changes import add, adopt, rebuild
 from pymetaner.memory.encoder import SentenceEncoder, check_encoder, check_labelled, check_types
 from pymetaner.memory.mirror import Mirror
@@ -255,7 +255,10 @@ class Memory:
         """The arguments for `pymetaner.adapt` that the last `calibrate` found; None if there was none."""
         with self._mirror.current() as store:
             found = store.note("calibration")
-        return None if found is None else dict(json.loads(found))
+        try:
+            return None if found is None else dict(json.loads(found))
+        except ValueError as error:
+            raise MemoryFileError(f"{store.place} is damaged (calibration: {error}): call calibrate() again") from error
 
     def find(self, sentence: Sentence) -> list[int]:
         """The ids of every entry with the words of a sentence, whatever its tags."""

@@ -63,10 +63,8 @@ def runs_natively(tensor: torch.Tensor) -> bool:
 @functools.cache
 def _cuda_runs_on(device: torch.device) -> bool:
     """Whether `pymetaner._cuda` was built, and for devices of this kind: from sm_80 on."""
-    return importlib.util.find_spec("pymetaner._cuda") is not None and torch.cuda.get_device_capability(device) >= (
-        8,
-        0,
-    )
+    built = importlib.util.find_spec("pymetaner._cuda") is not None
+    return built and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def extension() -> ModuleType:
