@@ -111,8 +111,7 @@ def calibrate(
     Args:
         model: the model.
         memory: labelled sentences; `model.memory` by default.
-        ks: numbers of supports to try. By default those with which tagging costs at most twice what it costs without
-            adapting, once the supports are known.
+        ks: numbers of supports to try; by default few, since what tagging costs grows with them.
         lrs: step sizes to try; those usual for the optimiser by default.
         steps: numbers of inner steps to try with the best pair. Every further step passes the supports of each sentence
             anew, which multiplies what tagging costs.
