@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pymetaner.network import weights_version
 from pymetaner.ops import CosineBank
 from pymetaner.sentence import Sentence
 
@@ -93,7 +94,7 @@ class TokenBank:
     def _update(self, batch_size: int) -> None:
         model, memory = self.model(), self.memory()
         assert model is not None and memory is not None
-        weights = _version(model)
+        weights = weights_version(model.network)
         if weights != self._weights:
             self._bank, self._tags, self._ids = CosineBank(model.dim), self._tags[:0], self._ids[:0]
             self._weights = weights
@@ -142,11 +143,6 @@ def bank_of(model: MetaNER, memory: Memory) -> TokenBank:
         if bank is None or bank.model() is not model:
             bank = _banks[memory] = TokenBank(model, memory)
         return bank
-
-
-def _version(model: MetaNER) -> object:
-    """Changes whenever a weight does."""
-    return tuple((t.data_ptr(), t._version) for t in model.network.state_dict(keep_vars=True).values())
 
 
 def _groups(items: Iterator[tuple[int, Sentence]]) -> Iterator[list[tuple[int, Sentence]]]:

@@ -11,11 +11,14 @@ from pymetaner.errors import SettingError
 from pymetaner.memory import Memory
 from pymetaner.model import MetaNER
 
-__all__ = ["EngineName", "Learning", "inner_step", "learning_of"]
+__all__ = ["EngineName", "Learning", "Supports", "inner_step", "learning_of"]
 
 EngineName = Literal["auto", "batched", "reference"]
 
+Supports = int | Literal["all"]
+
 _DEFAULTS: dict[str, Any] = {"k": 2, "lr": None, "steps": 1, "inner_optimizer": "sgd", "lambda_max": 0.0, "knn": 0.0}
+_DEFAULTS_OF_ALL = _DEFAULTS | {"steps": 2, "inner_optimizer": "signsgd"}
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,7 @@ class Learning:
     """What to learn from before tagging, and how; the arguments of `pymetaner.adapt`."""
 
     memory: Memory
-    k: int
+    k: Supports
     inner: InnerStep
     engine: EngineName = "auto"
     exclude_self: bool = False
@@ -34,8 +37,13 @@ class Learning:
             raise SettingError(
                 f"memory is a {type(self.memory).__name__}: expected a Memory; Memory(model) makes one, to add to"
             )
-        if isinstance(self.k, bool) or not isinstance(self.k, int) or self.k < 0:
-            raise SettingError(f"k={self.k!r}: expected a whole number, 0 or more")
+        if self.k != "all" and (isinstance(self.k, bool) or not isinstance(self.k, int) or self.k < 0):
+            raise SettingError(f"k={self.k!r}: expected a whole number, 0 or more, or 'all'")
+        if self.k == "all" and self.exclude_self:
+            raise SettingError(
+                "k='all' learns from the whole memory at once, where exclude_self cannot leave a sentence out: give a "
+                "number, or leave exclude_self out"
+            )
         if self.engine not in ("auto", "batched", "reference"):
             raise SettingError(f"engine={self.engine!r}: expected 'auto', 'batched' or 'reference'")
         if isinstance(self.knn, bool) or not isinstance(self.knn, int | float) or not 0 <= self.knn <= 1:
@@ -46,7 +54,7 @@ def learning_of(
     model: MetaNER,
     memory: Memory | None = None,
     *,
-    k: int | None = None,
+    k: Supports | None = None,
     lr: float | Sequence[float] | None = None,
     steps: int | None = None,
     inner_optimizer: InnerOptimizer | None = None,
@@ -66,7 +74,8 @@ def learning_of(
     given = {name: value for name, value in given.items() if value is not None}
     memory = model.memory if memory is None else memory
     calibrated = memory.calibration if not given and isinstance(memory, Memory) else None
-    chosen = _DEFAULTS | (calibrated or {}) | given
+    chosen: dict[str, Any] = calibrated or given
+    chosen = (_DEFAULTS_OF_ALL if chosen.get("k") == "all" else _DEFAULTS) | chosen
     inner = inner_step(model, chosen["lr"], chosen["steps"], chosen["inner_optimizer"], chosen["lambda_max"])
     return Learning(memory, chosen["k"], inner, engine, exclude_self, chosen["knn"])
 

@@ -26,6 +26,7 @@ __all__ = [
     "layers_of",
     "longest_window",
     "weight_sharing_copy",
+    "weights_version",
 ]
 
 
@@ -158,6 +159,11 @@ def weight_sharing_copy(
     copied: PreTrainedModel = copy.deepcopy(network, memo)
     copied.eval()
     return copied
+
+
+def weights_version(network: PreTrainedModel) -> object:
+    """Changes whenever a weight does."""
+    return tuple((t.data_ptr(), t._version) for t in network.state_dict(keep_vars=True).values())
 
 
 def frozen_tensors(network: PreTrainedModel, count: int) -> dict[str, Tensor]:

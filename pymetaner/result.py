@@ -37,7 +37,7 @@ class Profile:
     """What a call of `pymetaner.adapt` did, all sentences together.
 
     Attributes:
-        engine: ``"batched"``, ``"reference"``, or ``"none"`` if nothing was adapted.
+        engine: ``"batched"``, ``"full-batch"``, ``"reference"``, or ``"none"`` if nothing was adapted.
         precision: of products.
         sentences: how many were tagged.
         seconds: spent on reading (tagging without adapting, sentence vectors), searching and adapting.
@@ -80,7 +80,8 @@ class Result:
         sentence: the words that were tagged and their place in what was given.
         entities: the entities found, adapted if the model was.
         base_entities: those that the model finds without adapting.
-        supports: the labelled sentences that it adapted on, most similar first; empty if it did not adapt.
+        supports: the labelled sentences that it adapted on, most similar first; empty if it did not adapt. With
+            ``k="all"`` the three most similar of them.
         profile: what the call that gave this result did, for all of its sentences.
     """
 

@@ -10,6 +10,8 @@ from pymetaner.errors import SettingError
 
 __all__ = ["Settings"]
 
+_STEP_SIZES: dict[str, float | tuple[float, ...]] = {"sgd": 0.02, "bertadam": 1e-5, "signsgd": 4e-5}
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -24,7 +26,7 @@ class Settings:
         decoding: ``"viterbi"``, the most probable valid tag sequence, or ``"argmax"``, each word for itself, repaired:
             for checkpoints trained elsewhere, which may not have learned where an entity has to begin.
         lr: the default step size of `pymetaner.adapt` for each inner optimiser: a number, or one for each unfrozen
-            layer and one for the head.
+            layer and one for the head; 0.02, 1e-5 and 4e-5 for those that are left out.
 
     Raises:
         SettingError: if a value is out of range.
@@ -35,7 +37,7 @@ class Settings:
     pooling: Literal["mean", "cls"] = "mean"
     freeze_layers: int = 4
     decoding: Literal["viterbi", "argmax"] = "viterbi"
-    lr: dict[str, float | tuple[float, ...]] = field(default_factory=lambda: {"sgd": 0.02, "bertadam": 1e-5})
+    lr: dict[str, float | tuple[float, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, options in (("pooling", ("mean", "cls")), ("decoding", ("viterbi", "argmax"))):
@@ -46,11 +48,11 @@ class Settings:
             if isinstance(value, bool) or not isinstance(value, int) or value < 0:
                 raise SettingError(f"{name}={value!r}: expected a whole number, 0 or more")
         lr = {name: tuple(rate) if isinstance(rate, list) else rate for name, rate in self.lr.items()}  # from JSON
-        object.__setattr__(self, "lr", lr)
-        if lr.keys() != {"sgd", "bertadam"} or not all(map(_is_rate, lr.values())):
+        if not lr.keys() <= _STEP_SIZES.keys() or not all(map(_is_rate, lr.values())):
             raise SettingError(
-                f"lr={self.lr!r}: expected a positive number, or one for each layer, for 'sgd' and for 'bertadam'"
+                f"lr={lr!r}: expected a positive number, or one for each layer, for some of {', '.join(_STEP_SIZES)}"
             )
+        object.__setattr__(self, "lr", _STEP_SIZES | lr)
 
 
 def _is_rate(rate: object) -> bool:

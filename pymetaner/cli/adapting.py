@@ -76,7 +76,7 @@ def adapt(
                 net,
                 chunk,
                 memory=bank,
-                k=k,
+                k=options.k_of(k),
                 steps=steps,
                 lr=lr,
                 inner_optimizer=inner_optimizer,

@@ -84,7 +84,7 @@ def evaluate(
             learning = learning_of(
                 net,
                 bank,
-                k=k,
+                k=options.k_of(k),
                 lr=lr,
                 steps=steps,
                 inner_optimizer=inner_optimizer,

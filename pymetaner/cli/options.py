@@ -10,6 +10,7 @@ import typer
 from pymetaner.errors import SettingError
 
 Notation: TypeAlias = Literal["IOB1", "IOB2", "BIOES", "BILOU", "IO"]
+Supports: TypeAlias = int | Literal["all"]
 Format: TypeAlias = Literal["columns", "jsonl"]
 
 _MODEL = "A model's folder or hub id; the one that comes with pymetaner if not given."
@@ -54,22 +55,26 @@ MemoryOption = Annotated[
     ),
 ]
 K = Annotated[
-    int | None,
+    str | None,
     typer.Option(
         "--k",
         "-k",
-        min=0,
-        help="Labelled sentences to adapt on; what `memory calibrate` found, or 2, if not given.",
+        metavar="NUMBER|all",
+        help="Labelled sentences to adapt on, or all; what `memory calibrate` found, or 2, if not given.",
         rich_help_panel=_ADAPTING,
     ),
 ]
-Steps = Annotated[int | None, typer.Option("--steps", min=1, help="Inner steps; 1.", rich_help_panel=_ADAPTING)]
+Steps = Annotated[
+    int | None, typer.Option("--steps", min=1, help="Inner steps; 1, or 2 with -k all.", rich_help_panel=_ADAPTING)
+]
 InnerLr = Annotated[
     float | None, typer.Option("--lr", help="Inner step size; the model's own if not given.", rich_help_panel=_ADAPTING)
 ]
 InnerOptimizer = Annotated[
-    Literal["sgd", "bertadam"] | None,
-    typer.Option("--inner-optimizer", help="What takes the inner steps; sgd.", rich_help_panel=_ADAPTING),
+    Literal["sgd", "bertadam", "signsgd"] | None,
+    typer.Option(
+        "--inner-optimizer", help="What takes the inner steps; sgd, or signsgd with -k all.", rich_help_panel=_ADAPTING
+    ),
 ]
 LambdaMax = Annotated[
     float | None,
@@ -113,6 +118,17 @@ NotationOption = Annotated[
     typer.Option("--notation", help="How the tags are written; found out if not given.", rich_help_panel=_READING),
 ]
 Encoding = Annotated[str, typer.Option(help="The character encoding of the files.", rich_help_panel=_READING)]
+
+
+def k_of(value: str | None) -> Supports | None:
+    """The number of supports that a command line asks for."""
+    if value is None:
+        return None
+    if value == "all":
+        return "all"
+    if not value.isdecimal():
+        raise SettingError(f"--k {value}: expected a whole number, 0 or more, or all")
+    return int(value)
 
 
 def delimiter_of(value: str | None) -> str | None:

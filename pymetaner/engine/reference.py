@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from pymetaner.engine.bertadam import bertadam_update
+from pymetaner.engine.bertadam import bertadam_update, signsgd_update
 from pymetaner.engine.precision import computing_in
 from pymetaner.engine.task import Computation, InnerStep, Task, Work
 from pymetaner.model import MetaNER
@@ -24,7 +24,7 @@ from pymetaner.ops import masked_token_loss
 from pymetaner.progress import track
 from pymetaner.windows import IGNORE, Window, make_batch
 
-__all__ = ["reference_logits"]
+__all__ = ["moving_copy", "reference_logits", "take_step"]
 
 
 def reference_logits(
@@ -42,13 +42,7 @@ def reference_logits(
     Raises:
         SettingError: if there are not as many step sizes as layers, or the precision does not fit the model.
     """
-    groups = adapted_groups(model.network, model.settings.freeze_layers)
-    rates = {
-        f"{name}.{key}": rate
-        for name, rate in inner.rates(groups).items()
-        for key, _ in model.network.get_submodule(name).named_parameters(recurse=False)
-    }
-    network, weights = _working_copy(model, rates)
+    network, weights, rates = moving_copy(model, inner)
     start = {name: weight.detach().clone() for name, weight in weights.items()}
     results: list[NDArray[np.floating[Any]]] = []
     with computing_in(computation.precision, network):
@@ -72,15 +66,55 @@ def reference_logits(
     return results
 
 
-def _working_copy(model: MetaNER, rates: Mapping[str, float]) -> tuple[PreTrainedModel, dict[str, nn.Parameter]]:
-    """A network whose moving weights are its own and whose other tensors are the model's, and those weights."""
+def moving_copy(model: MetaNER, inner: InnerStep) -> tuple[PreTrainedModel, dict[str, nn.Parameter], dict[str, float]]:
+    """A network whose moving weights are its own and whose other tensors are the model's; those weights; their rates.
+
+    Raises:
+        SettingError: if there are not as many step sizes as layers.
+    """
     frozen = model.settings.freeze_layers
+    rates = {
+        f"{name}.{key}": rate
+        for name, rate in inner.rates(adapted_groups(model.network, frozen)).items()
+        for key, _ in model.network.get_submodule(name).named_parameters(recurse=False)
+    }
     network = weight_sharing_copy(model.network, own=adapted_modules(model.network, frozen).values())
     weights = {name: weight for name, weight in adapted_parameters(network, frozen).items() if name in rates}
     network.requires_grad_(False)
     for weight in weights.values():
         weight.requires_grad_(True)
-    return network, weights
+    return network, weights, rates
+
+
+def take_step(
+    weights: Mapping[str, nn.Parameter],
+    gradients: Mapping[str, Tensor | None],
+    inner: InnerStep,
+    rates: Mapping[str, float],
+    state: dict[str, tuple[Tensor, Tensor]],
+) -> None:
+    """Move the weights once.
+
+    Args:
+        weights: by name; changed.
+        gradients: of each; one without a gradient stands still.
+        inner: says what takes the step.
+        rates: step size of each weight.
+        state: moments of each weight, empty at first; changed.
+    """
+    with torch.no_grad():
+        for name, weight in weights.items():
+            gradient = gradients[name]
+            if gradient is None:
+                continue
+            if inner.optimizer == "sgd":
+                weight.sub_(gradient, alpha=rates[name])
+            elif inner.optimizer == "signsgd":
+                signsgd_update(weight, gradient, rates[name])
+            else:
+                if name not in state:
+                    state[name] = torch.zeros_like(weight), torch.zeros_like(weight)
+                bertadam_update(weight, gradient, *state[name], rates[name])
 
 
 def _take_steps(
@@ -105,13 +139,4 @@ def _take_steps(
             if inner.lambda_max:
                 loss = loss + inner.lambda_max * (masked_token_loss(logits, labels, 1.0) - mean).mean()
             gradients = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
-        with torch.no_grad():
-            for (name, weight), gradient in zip(weights.items(), gradients, strict=True):
-                if gradient is None:
-                    continue
-                if inner.optimizer == "sgd":
-                    weight.sub_(gradient, alpha=rates[name])
-                else:
-                    if name not in state:
-                        state[name] = torch.zeros_like(weight), torch.zeros_like(weight)
-                    bertadam_update(weight, gradient, *state[name], rates[name])
+        take_step(weights, dict(zip(weights, gradients, strict=True)), inner, rates, state)

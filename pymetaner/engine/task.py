@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Computation", "Engine", "InnerOptimizer", "InnerStep", "Task", "Work"]
 
-InnerOptimizer = Literal["sgd", "bertadam"]
+InnerOptimizer = Literal["sgd", "bertadam", "signsgd"]
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,8 @@ class InnerStep:
     Attributes:
         lr: step size, above 0; or one for each layer that is not frozen and, last, one for the head: 0 or more.
         steps: how many, 1 or more.
-        optimizer: ``"sgd"``, or ``"bertadam"`` as in the official code (`pymetaner.engine.bertadam`).
+        optimizer: ``"sgd"``, ``"bertadam"`` as in the official code, or ``"signsgd"``, BertAdam's first step over and
+            over, which is about the gradient's sign (`pymetaner.engine.bertadam`).
         lambda_max: weight of the largest token loss, 0 or more.
     """
 

@@ -1,0 +1,123 @@
+"""One set of supports for every query: the weights take their steps once, on a copy, and tag all queries.
+
+The loss of all supports is passed forward and backward in parts, so they need not fit into memory together, and each
+step costs a pass over them, however many queries follow. What comes out is what the reference engine computes for
+queries that all have these supports.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from pymetaner.engine.precision import computing_in
+from pymetaner.engine.reference import moving_copy, take_step
+from pymetaner.engine.task import Computation, InnerStep, Task, Work
+from pymetaner.model import MetaNER
+from pymetaner.ops import masked_token_loss
+from pymetaner.progress import track
+from pymetaner.sentence import Sentence
+from pymetaner.view import View, borrowed_view
+from pymetaner.windows import IGNORE, Batch, Window, make_batch, pack
+
+__all__ = ["full_batch_logits", "full_batch_model"]
+
+_PIECES = 2048  # that pass together, padding included
+_KEPT_BYTES = 1 << 29  # of hidden states after the frozen layers, which are the same in every step
+
+
+def full_batch_model(
+    model: MetaNER, supports: Sequence[Sentence], inner: InnerStep, computation: Computation
+) -> MetaNER:
+    """A model that took the inner steps on the loss of all supports together; it shares the frozen weights.
+
+    Args:
+        model: the model; nothing of it is changed.
+        supports: labelled sentences, at least one.
+        inner: the inner step.
+        computation: precision and progress.
+
+    Raises:
+        SettingError: if there are not as many step sizes as layers, or the precision does not fit the model.
+    """
+    with torch.inference_mode(False):
+        network, weights, rates = moving_copy(model, inner)
+        view = View(network, model.settings.freeze_layers, trainable=True)
+        tag_ids = [model.labels.encode(support.tags or ()) for support in supports]
+        batches = list(_batches(model, model.words.windows(supports), 1 if view.one_by_one else len(supports)))
+        labels = [batch.labels(tag_ids, model.words.others) for batch in batches]
+        words = sum(int((rows != IGNORE).sum()) for rows in labels)
+        windows = sum(map(len, labels))
+        lower: dict[int, Tensor | None] = {}
+        state: dict[str, tuple[Tensor, Tensor]] = {}
+        passes = [(step, i) for step in range(inner.steps) for i in range(len(batches))]
+        for _, i in track(passes, "learning the memory", computation.progress):
+            batch = batches[i]
+            with torch.enable_grad(), computing_in(computation.precision, network):
+                hidden = lower[i] if i in lower else view.lower(batch.input_ids, batch.attention_mask)
+                if hidden is not None and i * hidden.nbytes < _KEPT_BYTES:
+                    lower[i] = hidden
+                logits = view.upper(batch.input_ids, batch.attention_mask, hidden)
+                mean = masked_token_loss(logits, labels[i], 0.0)
+                loss = (mean * (labels[i] != IGNORE).sum(1)).sum() / max(1, words)
+                if inner.lambda_max:
+                    largest = masked_token_loss(logits, labels[i], 1.0) - mean
+                    loss = loss + inner.lambda_max * largest.sum() / windows
+                loss.backward()
+            if i + 1 == len(batches):
+                take_step(weights, {name: weight.grad for name, weight in weights.items()}, inner, rates, state)
+                for weight in weights.values():
+                    weight.grad = None
+        network.requires_grad_(False)
+        return MetaNER(network, model.tokenizer, labels=model.labels, settings=model.settings)
+
+
+def full_batch_logits(
+    model: MetaNER, tasks: Sequence[Task], computation: Computation, work: Work
+) -> list[NDArray[np.floating[Any]]]:
+    """Word logits (W, C) of each query, by a model that `full_batch_model` gave.
+
+    Args:
+        model: that model.
+        tasks: the queries; their supports are in the model already.
+        computation: batch size and precision.
+        work: what was done is added to it.
+    """
+    first_words = [sorted(w.words[0] for w in group) for group in _by_sentence(model, tasks)]
+    known = [dict(zip(firsts, task.lower, strict=False)) for firsts, task in zip(first_words, tasks, strict=True)]
+    with borrowed_view(model.network, model.settings.freeze_layers) as view:
+
+        def run(windows: list[Window]) -> Tensor:
+            batch = make_batch(windows, model.pad_id).to(model.device)
+            work.batches += 1
+            work.pieces += sum(len(window.ids) for window in windows)
+            work.padded += batch.input_ids.numel()
+            found = [known[window.sentence].get(window.words[0]) for window in windows]
+            given = [hidden for hidden in found if hidden is not None]
+            lower = pad_sequence(given, batch_first=True) if len(given) == len(windows) else None
+            if lower is None:
+                lower = view.lower(batch.input_ids, batch.attention_mask)
+            return view.upper(batch.input_ids, batch.attention_mask, lower)
+
+        with torch.inference_mode(), computing_in(computation.precision, model.network):
+            sentences = [task.query for task in tasks]
+            return model.word_logits(sentences, run, batch_size=computation.batch_size)
+
+
+def _by_sentence(model: MetaNER, tasks: Sequence[Task]) -> list[list[Window]]:
+    groups: list[list[Window]] = [[] for _ in tasks]
+    for window in model.words.windows([task.query for task in tasks]):
+        groups[window.sentence].append(window)
+    return groups
+
+
+def _batches(model: MetaNER, windows: Sequence[Window], most: int) -> Iterator[Batch]:
+    lengths = [len(window.ids) for window in windows]
+    for group in pack(lengths, most, pieces=_PIECES, overhead=model.pass_overhead):
+        yield make_batch([windows[i] for i in group], model.pad_id).to(model.device)
