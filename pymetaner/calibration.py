@@ -12,9 +12,20 @@ from numpy.typing import NDArray
 
 from pymetaner.cache import FactorCache
 from pymetaner.decode import decode
-from pymetaner.engine import Computation, InnerOptimizer, InnerStep, Precision, Task, Work, batched_logits
+from pymetaner.engine import (
+    Computation,
+    InnerOptimizer,
+    InnerStep,
+    Precision,
+    Task,
+    Work,
+    batched_logits,
+    full_batch_logits,
+    full_batch_model,
+)
 from pymetaner.errors import EmptyDataError, SettingError
 from pymetaner.knn import bank_of, fused
+from pymetaner.learning import Supports, learning_of
 from pymetaner.memory import Memory
 from pymetaner.model import MetaNER
 from pymetaner.network import adapted_groups
@@ -25,7 +36,13 @@ from pymetaner.sentence import Sentence
 __all__ = ["Calibration", "Trial", "calibrate"]
 
 _RESAMPLES = 500
-_STEP_SIZES: dict[InnerOptimizer, tuple[float, ...]] = {"sgd": (0.02, 0.05, 0.1), "bertadam": (1e-5, 3e-5, 1e-4)}
+_STEP_SIZES: dict[InnerOptimizer, tuple[float, ...]] = {
+    "sgd": (0.02, 0.05, 0.1),
+    "bertadam": (1e-5, 3e-5, 1e-4),
+    "signsgd": (1e-5, 3e-5, 1e-4),
+}
+_FOLDS = 3
+_ENOUGH = 50  # sentences, from which on learning from all of them has gained in every draw; benchmarks/results/LOG.md
 
 
 @dataclass(frozen=True)
@@ -33,14 +50,15 @@ class Trial:
     """One choice of settings, and what it scored.
 
     Attributes:
-        k: supports of a sentence; 0 for tagging without adapting.
+        k: supports of a sentence; 0 for tagging without adapting, ``"all"`` for the whole memory.
         inner: the inner step; None without adapting.
         knn: weight of the nearest labelled words.
         score: of the memory's sentences, each adapted on others only.
-        margin: its gain in F1 over not adapting, less one standard error of that gain (paired bootstrap).
+        margin: its gain in F1 over not adapting, less one standard error of that gain (paired bootstrap) for each
+            choice that it rests on. Learning from all of 50 sentences or more has the benefit of the doubt: plus one.
     """
 
-    k: int
+    k: Supports
     inner: InnerStep | None
     knn: float
     score: Score
@@ -90,34 +108,37 @@ def calibrate(
     model: MetaNER,
     memory: Memory | None = None,
     *,
-    ks: Sequence[int] = (2, 4),
+    ks: Sequence[Supports] = ("all", 2, 4),
     lrs: Sequence[float] | None = None,
     steps: Sequence[int] = (1,),
     knns: Sequence[float] = (0.3, 0.5, 0.7),
     optimizer: InnerOptimizer = "sgd",
     most: int = 50,
+    most_for_all: int = 300,
     batch_size: int = 16,
     precision: Precision = "fp32",
     progress: bool = False,
 ) -> Calibration:
     """The supports, step size, steps and layers that tag the memory's own sentences best.
 
-    Each sentence is tagged after adapting on others of the memory, never on itself. First every pair of `ks` and `lrs`
-    is tried, then other numbers of steps and fewer layers with the best pair, then the weight of the nearest labelled
-    words. What gains most over not adapting wins, less one standard error, since a few sentences may show a gain by
-    chance; if nothing does, not adapting wins. What supports give to a step is computed once, so a trial costs little
-    more than tagging.
+    Each sentence is tagged after adapting on others of the memory, never on itself. Learning from all of them comes
+    first, each third of the memory tagged by a model that learned from the other two; if that holds, nearest supports,
+    which cost more, are not tried. Else every pair of their number and `lrs` is, then other numbers of steps and fewer
+    layers with the best pair. Last comes the weight of the nearest labelled words. What gains most over not adapting
+    wins, less one standard error, since a few sentences may show a gain by chance; if nothing does, not adapting wins.
+    What supports give to a step is computed once, so a trial costs little more than tagging.
 
     Args:
         model: the model.
         memory: labelled sentences; `model.memory` by default.
-        ks: numbers of supports to try; by default few, since what tagging costs grows with them.
-        lrs: step sizes to try; those usual for the optimiser by default.
+        ks: numbers of supports to try, and ``"all"``; by default few, since what tagging costs grows with them.
+        lrs: step sizes to try with numbers of supports; those usual for the optimiser by default.
         steps: numbers of inner steps to try with the best pair. Every further step passes the supports of each sentence
             anew, which multiplies what tagging costs.
         knns: weights of the nearest labelled words to try, with the best step and without a step.
         optimizer: what takes the inner steps.
         most: the most sentences to tag, spread over the memory.
+        most_for_all: the largest memory of which all sentences are tried at once: they are read four times for it.
         batch_size: the most sentences in a batch.
         precision: of products.
         progress: show a progress bar.
@@ -136,24 +157,28 @@ def calibrate(
     memory.check(model)
     if len(memory) < 2:
         raise EmptyDataError("a memory of fewer than two sentences cannot be calibrated: add labelled sentences to it")
-    if not ks or min(ks) < 1 or most < 1 or (lrs is not None and not lrs):
+    numbers = [k for k in ks if k != "all"]
+    if not ks or min(numbers, default=1) < 1 or most < 1 or (lrs is not None and not lrs):
         raise SettingError(
             f"ks={ks!r}, lrs={lrs!r}, most={most!r}: expected one or more of each, 1 or more of ks, most"
         )
-    trials = _Trials(model, memory, max(ks), most, Computation(batch_size=batch_size, precision=precision))
-    plain = trials.plain()
+    computation = Computation(batch_size=batch_size, precision=precision, progress=progress)
+    trials = _Trials(model, memory, max(numbers, default=1), most, computation)
+    plain = trials.plain_trial
     tried = [plain]
-    pairs = [(k, InnerStep(lr, optimizer=optimizer)) for k in ks for lr in lrs or _STEP_SIZES[optimizer]]
+    if "all" in ks and len(memory) <= most_for_all:
+        tried.append(trials.from_all(learning_of(model, memory, k="all").inner))
+        if tried[-1].margin > 0:
+            numbers = []
+    pairs = [(k, InnerStep(lr, optimizer=optimizer)) for k in numbers for lr in lrs or _STEP_SIZES[optimizer]]
     for k, inner in track(pairs, "calibrating", progress):
         tried.append(trials.adapted(k, inner))
     best = max(tried, key=_margin)
-    if best.inner is not None:
+    if best.inner is not None and best.k != "all":
         tried += [trials.adapted(best.k, inner) for inner in _variations(model, best.inner, steps)]
         best = max(tried, key=_margin)
     for weight in knns:
-        tried.append(trials.fused(best, weight))
-        if best is not plain:
-            tried.append(trials.fused(plain, weight))
+        tried += [trials.fused(trial, weight) for trial in ([best] if best is plain else [best, plain])]
     return Calibration(max(tried, key=_margin), plain, tuple(tried), len(trials.sentences))
 
 
@@ -177,6 +202,7 @@ class _Trials:
 
     def __init__(self, model: MetaNER, memory: Memory, k: int, most: int, computation: Computation) -> None:
         self.model = model
+        self.memory = memory
         ids = memory.ids[:: -(-len(memory) // most)].tolist()
         self.sentences: list[Sentence] = [memory[i] for i in ids]
         blind = [sentence.with_tags(None) for sentence in self.sentences]
@@ -184,17 +210,31 @@ class _Trials:
         itself = [frozenset(memory.find(sentence)) for sentence in self.sentences]
         hidden = [reading.hidden for reading in self.readings]
         self.votes = bank_of(model, memory).probabilities(hidden, itself, batch_size=computation.batch_size)
-        self.logits: dict[tuple[int, InnerStep | None], list[Any]] = {}
-        self.plain_counts: NDArray[np.int64] | None = None  # set by the first trial
+        self.logits: dict[int, list[Any]] = {}  # of trials, by their id
+        self.counts: dict[int, NDArray[np.int64]] = {}
         vectors = np.stack([reading.vector for reading in self.readings])
         hits = memory.search(vectors, k, exclude_self=self.sentences)
         self.supports = [tuple(hit.sentence for hit in found) for found in hits]
         self.cache = FactorCache()
         self.computation = computation
+        self.plain_trial = self._trial(0, None, 0.0, [reading.logits for reading in self.readings])
 
-    def plain(self) -> Trial:
-        """Tagging without adapting."""
-        return self._trial(0, None, 0.0, [reading.logits for reading in self.readings])
+    def from_all(self, inner: InnerStep) -> Trial:
+        """Tagging after inner steps on the whole memory but the fold of the sentence."""
+        words = dict.fromkeys(sentence.words for _, sentence in self.memory)
+        fold_of = {each: place % _FOLDS for place, each in enumerate(words)}  # the same words are in the same fold
+        logits = [reading.logits for reading in self.readings]
+        for fold in range(_FOLDS):
+            others = [sentence for _, sentence in self.memory if fold_of[sentence.words] != fold]
+            held_out = [i for i, sentence in enumerate(self.sentences) if fold_of[sentence.words] == fold]
+            if others and held_out:
+                learned = full_batch_model(self.model, others, inner, self.computation)
+                tasks = [Task(self.sentences[i], (), self.readings[i].lower) for i in held_out]
+                found = full_batch_logits(learned, tasks, self.computation, Work())
+                for i, rows in zip(held_out, found, strict=True):
+                    logits[i] = rows
+        doubt = 1.0 if len(self.memory) >= _ENOUGH else -1.0
+        return self._trial("all", inner, 0.0, logits, self.plain_trial, doubt)
 
     def adapted(self, k: int, inner: InnerStep) -> Trial:
         """Tagging after inner steps on the `k` nearest."""
@@ -207,25 +247,33 @@ class _Trials:
         computation = Computation(self.computation.batch_size, self.computation.precision, cache)
         with torch.inference_mode(False):
             logits = batched_logits(self.model, tasks, inner, computation, Work())
-        return self._trial(k, inner, 0.0, logits)
+        return self._trial(k, inner, 0.0, logits, self.plain_trial)
 
     def fused(self, trial: Trial, weight: float) -> Trial:
         """The same with the votes of the nearest labelled words."""
-        return self._trial(trial.k, trial.inner, weight, fused(self.logits[trial.k, trial.inner], self.votes, weight))
+        return self._trial(trial.k, trial.inner, weight, fused(self.logits[id(trial)], self.votes, weight), trial)
 
-    def _trial(self, k: int, inner: InnerStep | None, knn: float, logits: list[Any]) -> Trial:
-        if not knn:
-            self.logits[k, inner] = logits
+    def _trial(
+        self,
+        k: Supports,
+        inner: InnerStep | None,
+        knn: float,
+        logits: list[Any],
+        before: Trial | None = None,
+        doubt: float = -1.0,
+    ) -> Trial:
+        """What these logits score; the margin is what they gain over the trial before, on top of that one's."""
         tagged = [tags for tags, _ in decode(logits, self.model.labels, self.model.settings.decoding)]
         gold = [sentence.tags or () for sentence in self.sentences]
         counts = sentence_counts(gold, tagged)
-        if self.plain_counts is None:
-            self.plain_counts = counts
-        return Trial(k, inner, knn, score(gold, tagged), _sure_gain(counts, self.plain_counts))
+        margin = 0.0 if before is None else before.margin + _sure_gain(counts, self.counts[id(before)], doubt)
+        trial = Trial(k, inner, knn, score(gold, tagged), margin)
+        self.logits[id(trial)], self.counts[id(trial)] = logits, counts
+        return trial
 
 
-def _sure_gain(ours: NDArray[np.int64], theirs: NDArray[np.int64]) -> float:
-    """The difference in F1 of two (n, 3) counts of the same sentences, less one standard error of it."""
+def _sure_gain(ours: NDArray[np.int64], theirs: NDArray[np.int64], doubt: float = -1.0) -> float:
+    """The difference in F1 of two (n, 3) counts of the same sentences, and `doubt` standard errors of it."""
     drawn = np.random.default_rng(0).multinomial(len(ours), np.full(len(ours), 1 / len(ours)), size=_RESAMPLES)
 
     def difference(times: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -235,4 +283,4 @@ def _sure_gain(ours: NDArray[np.int64], theirs: NDArray[np.int64]) -> float:
         ]
         return np.asarray(f1[0] - f1[1], np.float64)
 
-    return float(difference(np.ones(len(ours), np.int64)) - difference(drawn).std())
+    return float(difference(np.ones(len(ours), np.int64)) + doubt * difference(drawn).std())

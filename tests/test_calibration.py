@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from tasks import reference
@@ -102,6 +104,54 @@ def test_what_cannot_be_calibrated_is_refused(model):
             calibrate(model, **wrong)
     with pytest.raises(Exception, match="memory"):
         calibrate(model_of("bert", seed=3), model.memory)
+
+
+@pytest.fixture
+def large_steps(model, monkeypatch):
+    """A network with random weights tags the same after small ones."""
+    monkeypatch.setattr(model, "settings", replace(model.settings, lr={"signsgd": 0.003}))
+    return model
+
+
+def test_learning_from_all_leaves_out_the_third_of_the_sentence(large_steps):
+    model = large_steps
+    found = calibrate(model, ks=("all",), knns=())
+    assert [trial.k for trial in found.trials] == [0, "all"]
+    inner = found.trials[1].inner
+    assert (inner.optimizer, inner.steps, inner.lr) == ("signsgd", 2, model.settings.lr["signsgd"])
+    tasks = [Task(s, tuple(o for j, o in enumerate(CORPUS) if j % 3 != i % 3)) for i, s in enumerate(CORPUS)]
+    tagged = decode(reference(model, tasks, inner), model.labels, model.settings.decoding)
+    assert found.trials[1].score == score([s.tags for s in CORPUS], [tags for tags, _ in tagged]) != found.plain.score
+
+
+def test_sentences_of_the_same_words_are_left_out_together(large_steps):
+    model = large_steps
+    memory = Memory(model)
+    memory.add([CORPUS[0], CORPUS[0].with_tags(("O",) * len(CORPUS[0])), CORPUS[1], CORPUS[2]])
+    found = calibrate(model, memory, ks=("all",), knns=())
+    gold = [sentence.tags for _, sentence in memory]
+    supports = [(CORPUS[1], CORPUS[2])] * 2 + [tuple(s for _, s in memory if s.words != w.words) for w in CORPUS[1:3]]
+    tasks = [Task(s, others) for (_, s), others in zip(memory, supports, strict=True)]
+    tagged = decode(reference(model, tasks, found.trials[1].inner), model.labels, model.settings.decoding)
+    assert found.trials[1].score == score(gold, [tags for tags, _ in tagged])
+
+
+def test_what_all_of_it_teaches_has_the_benefit_of_the_doubt_from_fifty_sentences_on(large_steps, monkeypatch):
+    model = large_steps
+
+    def tried(enough, **settings):
+        monkeypatch.setattr(calibration, "_ENOUGH", enough)
+        return calibrate(model, lrs=(1e-9,), knns=(), **settings)
+
+    doubted, trusted = tried(len(CORPUS) + 1), tried(len(CORPUS))
+    gain = doubted.trials[1].score.f1 - doubted.plain.score.f1
+    assert doubted.trials[1].margin <= gain <= trusted.trials[1].margin
+    assert doubted.trials[1].margin < trusted.trials[1].margin
+    monkeypatch.setattr(calibration, "_sure_gain", lambda *_: 0.01)
+    assert [trial.k for trial in tried(1).trials] == [0, "all"]  # what holds is not compared with dearer choices
+    assert tried(1).arguments["k"] == "all"
+    assert adapt(model, CORPUS[:2], **tried(1).arguments)[0].profile.engine == "full-batch"
+    assert {trial.k for trial in tried(1, most_for_all=len(CORPUS) - 1).trials} == {0, 2, 4}
 
 
 def test_a_gain_in_one_sentence_of_many_is_no_gain():

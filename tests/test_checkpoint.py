@@ -367,7 +367,6 @@ def test_no_window_is_longer_than_the_encoder_reads(name):
         {"window": 12.5},
         {"overlap": -1},
         {"freeze_layers": True},
-        {"lr": {"sgd": 0.1}},
         {"lr": {"sgd": 0.1, "bertadam": 0}},
         {"lr": {"sgd": 0.1, "bertadam": 1e-5, "adam": 1}},
     ],
