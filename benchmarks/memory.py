@@ -85,11 +85,13 @@ def scores(net: MetaNER, drawn: Sequence[Sentence], test: Sequence[Sentence], wa
                     "first_seconds": round(first, 2),
                 }
                 inner = {"k": learning.k, "lr": learning.inner.lr, "steps": learning.inner.steps, "knn": learning.knn}
+                inner["inner_optimizer"] = learning.inner.optimizer
                 found.append({**line, "calibration_seconds": round(seconds, 1), "settings": inner})
     if "finetuned" in wanted:
-        found += [
-            {"method": "finetuned", "f1": max(finetuned(net, drawn, test, lr) for lr in RATES), "cost_ratio": 1.0}
-        ]
+        started = time.perf_counter()
+        f1, lr = max((finetuned(net, drawn, test, lr), lr) for lr in RATES)
+        found += [{"method": "finetuned", "f1": f1, "cost_ratio": 1.0, "settings": {"lr": lr}}]
+        found[-1]["seconds"] = round(time.perf_counter() - started, 1)
     return [line | {"f1": round(100 * line["f1"], 3)} for line in found if line["method"] in wanted]
 
 
