@@ -92,7 +92,7 @@ def run(plan: Plan, row: str, seed: int) -> None:
         settings = TrainSettings(steps=plan.steps, seed=seed, evaluate_every=look, precision=plan.precision, **changed)
         source = sentences(plan.data / "conll2003/en/train.txt")[: plan.most and 4 * plan.most]
         dev = sentences(plan.data / "conll2003/en/dev.txt")[: plan.most]
-        meta = MetaSettings(lambda_max=settings.lambda_max) if is_meta else None
+        meta = MetaSettings() if is_meta else None
         train(model, source, folder, dev=dev, settings=settings, meta=meta)
     model = MetaNER.from_pretrained(folder, device=plan.device)
     model.cache = FactorCache(0)  # the supports of a test set are too many to keep, and met once
