@@ -30,7 +30,7 @@ def run(group: str, quick: bool) -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
         limits = ("--benchmark-min-rounds=3", f"--benchmark-max-time={0.2 if quick else 0.5}")
-        arguments = [str(HERE / f"{group}.py"), "-q", "--no-header", f"--rootdir={HERE.parent}", *limits]
+        arguments = [str(HERE / f"{group}.py"), "-q", "-rfE", "--no-header", f"--rootdir={HERE.parent}", *limits]
         arguments += [f"--benchmark-json={report}", "--benchmark-quiet", *(["--quick"] if quick else [])]
         status = pytest.main([*arguments, "--benchmark-columns=median", "-p", "no:cacheprovider"])
         if status != pytest.ExitCode.OK:

@@ -1,4 +1,7 @@
-"""Lays out a group: every case, several turns, and in each turn every contender, so that slow phases hit all alike."""
+"""Lays out a group: every case, several turns, and in each turn every contender, so that slow phases hit all alike.
+
+A module may say how many: `TURNS`.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         pytest.param(case, contender, id=f"{case.name} {contender} {turn}")
         for case in module.CASES
         if case.quick or not quick
-        for turn in range(TURNS)
+        for turn in range(getattr(module, "TURNS", TURNS))
         for contender in module.CONTENDERS
     ]
     metafunc.parametrize(("case", "contender"), runs)

@@ -21,7 +21,7 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from benchmarks.paper.runs import append, commit, lines
+from benchmarks.records import append, commit, lines
 from pymetaner import FactorCache, Memory, MetaNER, Sentence, TrainSettings, evaluate, read, train
 from pymetaner.calibration import Calibration
 from pymetaner.learning import Learning, learning_of

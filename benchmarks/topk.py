@@ -39,6 +39,7 @@ CASES = [
     Case(100_000, 1_024, 768, 10, quick=False),
     Case(1_000_000, 32, 384, 10, quick=False),
 ]
+TURNS = 5
 
 
 def ours(bank: Tensor, k: int) -> Search:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -52,3 +53,45 @@ def test_plot_writes_a_picture(report, tmp_path):
     pytest.importorskip("matplotlib")
     contest.plot(contest.rows_of(report), tmp_path / "ratios.png")
     assert (tmp_path / "ratios.png").read_bytes().startswith(b"\x89PNG")
+
+
+class Benchmark:
+    """What pytest-benchmark hands to a test, of calls that take some seconds each."""
+
+    def __init__(self, seconds):
+        self.extra_info, self.how = {}, None
+        self.stats = SimpleNamespace(stats=SimpleNamespace(median=seconds))
+
+    def __call__(self, function):
+        self.how = "as long as it is told"
+        return function()
+
+    def pedantic(self, function):
+        self.how = "once"
+        return function()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "turns"),
+    [(0.01, ["as long as it is told"] * 5), (2.0, ["once"] * 5), (20.0, ["once", "once", None, None, None])],
+)
+def test_a_slow_contender_gets_fewer_rounds_and_its_answers_are_checked_all_the_same(monkeypatch, seconds, turns):
+    clock = [0.0]
+
+    def function():
+        clock[0] += seconds
+        return "answer"
+
+    monkeypatch.setattr(contest, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    found, checked = [], []
+    for turn in range(5):
+        benchmark = Benchmark(seconds)
+        checked.clear()
+        try:
+            contest.measure(benchmark, f"case of {seconds}", "peer", "float32", function, checked.append)
+        except pytest.skip.Exception:
+            assert turn > 1
+        else:
+            assert "answer" in checked
+        found.append(benchmark.how)
+    assert found == turns

@@ -13,6 +13,7 @@ from tiny import CORPUS, OVERLAP, WINDOW, model_of, network_of, tokenizer_of
 from torch.func import functional_call
 
 from pymetaner import adapt, evaluate
+from pymetaner.engine import InnerStep
 from pymetaner.errors import EmptyDataError, SettingError
 from pymetaner.learning import Learning, inner_step
 from pymetaner.model import MetaNER
@@ -39,7 +40,9 @@ def test_supports_are_the_nearest_other_sentences():
         pseudo_tasks(CORPUS[:1], vectors[:1], 2)
 
 
-@pytest.mark.parametrize("meta", [MetaSettings(lr=0.1), MetaSettings(lr=0.1, order=2, lambda_max=0.0, k=3)])
+@pytest.mark.parametrize(
+    "meta", [MetaSettings(lr=0.1, lambda_max=2.0), MetaSettings(lr=0.1, order=2, lambda_max=0.0, k=3)]
+)
 def test_the_gradient_is_that_of_one_task_after_the_other(meta):
     model = model_of("bert", window=64).double()
     settings = TrainSettings(steps=3, batch_size=5, mask_probability=0.0, lambda_max=2.0)
@@ -175,6 +178,15 @@ def test_queries_are_masked_and_supports_are_not(monkeypatch):
     assert queries and supports
     assert any((ids == mask).any() for ids in queries) and not any((ids == mask).any() for ids in supports)
     assert IGNORE not in {int(i) for ids in queries for i in ids.flatten()}
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "lr", "lambda_max"), [("sgd", 0.02, 0.0), ("bertadam", 3e-5, 2.0), ("signsgd", 4e-5, 0.0)]
+)
+def test_each_inner_optimizer_has_a_step_size_and_a_max_term_of_its_own(optimizer, lr, lambda_max):
+    assert MetaSettings(optimizer=optimizer).inner() == InnerStep(lr, optimizer=optimizer, lambda_max=lambda_max)
+    given = MetaSettings(optimizer=optimizer, lr=0.5, lambda_max=0.0 if lambda_max else 1.0).inner()
+    assert (given.lr, given.lambda_max) == (0.5, 0.0 if lambda_max else 1.0)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from pymetaner.engine import InnerStep
 from pymetaner.readers import write
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from benchmarks import errors
+from benchmarks import errors, records
 from benchmarks.paper import runs, table
 
 
@@ -44,7 +44,7 @@ def plan(tmp_path_factory):
 
 def test_every_score_is_made_once(plan):
     runs.run(plan, "full", 95)
-    lines = list(runs.lines(plan.results))
+    lines = list(records.lines(plan.results))
     ways = [(line["lang"], line["adapted"], line["memory"], line["k"]) for line in lines]
     assert len(set(ways)) == len(ways)
     assert {way for way in ways if way[2] != "unlabelled"} == {
@@ -60,7 +60,7 @@ def test_every_score_is_made_once(plan):
     assert plan.results.read_text() == before
     runs.run(replace(plan, languages=("es", "de")), "full", 95)  # goes on with what is missing
     assert plan.results.read_text().startswith(before)
-    assert {line["lang"] for line in runs.lines(plan.results)} == {"es", "nl", "de"}
+    assert {line["lang"] for line in records.lines(plan.results)} == {"es", "nl", "de"}
 
 
 def test_the_table_has_what_was_written_down(tmp_path, monkeypatch):
@@ -69,7 +69,7 @@ def test_the_table_has_what_was_written_down(tmp_path, monkeypatch):
     for seed, f1 in ((95, 60.0), (495, 62.0)):
         for lang in runs.TEST:
             note = {"row": "base", "seed": seed, "lang": lang, "memory": None, "k": 0}
-            runs.append(results, {**note, "f1": f1})
+            records.append(results, {**note, "f1": f1})
     (tmp_path / "results.md").write_text(
         "# Results\n\nbefore\n\n<!-- table: python -m benchmarks.paper -->\nold\n<!-- end of table -->\nafter\n"
     )

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import json
-import os
-import subprocess
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.records import append, commit, lines
 from pymetaner import FactorCache, Memory, MetaNER, MetaSettings, Sentence, TrainSettings, evaluate, read, train
 from pymetaner.engine import InnerStep, Precision
 from pymetaner.learning import Learning, inner_step
@@ -95,7 +92,7 @@ def run(plan: Plan, row: str, seed: int) -> None:
         settings = TrainSettings(steps=plan.steps, seed=seed, evaluate_every=look, precision=plan.precision, **changed)
         source = sentences(plan.data / "conll2003/en/train.txt")[: plan.most and 4 * plan.most]
         dev = sentences(plan.data / "conll2003/en/dev.txt")[: plan.most]
-        meta = MetaSettings(lambda_max=settings.lambda_max) if is_meta else None
+        meta = MetaSettings() if is_meta else None
         train(model, source, folder, dev=dev, settings=settings, meta=meta)
     model = MetaNER.from_pretrained(folder, device=plan.device)
     model.cache = FactorCache(0)  # the supports of a test set are too many to keep, and met once
@@ -158,34 +155,10 @@ def known(results: Path) -> set[tuple[Any, ...]]:
     return {(line["row"], line["seed"], line["lang"], line.get("memory"), line["k"]) for line in lines(results)}
 
 
-def lines(results: Path) -> Iterator[dict[str, Any]]:
-    """What was written down so far."""
-    if results.exists():
-        with results.open(encoding="utf-8") as file:
-            yield from map(json.loads, file)
-
-
-def append(results: Path, line: dict[str, Any]) -> None:
-    """Adds a line; in one write, so that runs side by side do not mix theirs."""
-    results.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(results, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-    try:
-        os.write(descriptor, json.dumps(line).encode() + b"\n")
-    finally:
-        os.close(descriptor)
-
-
 def sentences(path: Path) -> list[Sentence]:
     """The labelled sentences of a file, Chinese ones cut into words unless they are to be scored by character."""
     found = list(read(path))
     return found if path.name == "test.txt" else [regroup(sentence) for sentence in found]
-
-
-@functools.cache
-def commit() -> str:
-    """The commit that is checked out, or ``"unknown"``."""
-    asked = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    return asked.stdout.strip() or os.environ.get("COMMIT", "unknown")
 
 
 def run_apart(threads: int, plan: Plan, row: str, seed: int) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.paper.runs import ROWS, TEST, append, lines
+from benchmarks.paper.runs import ROWS, TEST
+from benchmarks.records import append, lines
 
 DOCS = Path(__file__).parents[2] / "docs"
 SAMPLES = 2000

@@ -54,7 +54,6 @@ template <class Isa>
 struct Eight<Isa, float> {
     typedef float Floats __attribute__((vector_size(32)));
     typedef std::int32_t Integers __attribute__((vector_size(32)));
-    typedef float HalfFloats __attribute__((vector_size(16)));
     typedef double Doubles __attribute__((vector_size(32)));
 
     Floats lanes;
@@ -70,12 +69,15 @@ struct Eight<Isa, float> {
     void clear(int first) { lanes = Integers{0, 1, 2, 3, 4, 5, 6, 7} < first ? Floats{} : lanes; }
     void scale(float factor) { lanes = lanes * factor; }
     void add_to(double (&sums)[4]) const {
-        HalfFloats halves[2];
-        memcpy(halves, &lanes, sizeof halves);
-        Doubles all;
+        float narrow[kLanes];
+        memcpy(narrow, &lanes, sizeof narrow);
+        double wide[kLanes];  // GCC has one instruction for four of these, but takes eight for __builtin_convertvector
+        for (int i = 0; i < kLanes; ++i) wide[i] = static_cast<double>(narrow[i]);
+        Doubles halves[2], all;
+        memcpy(halves, wide, sizeof halves);
         memcpy(&all, sums, sizeof all);
-        all = all + __builtin_convertvector(halves[0], Doubles);
-        all = all + __builtin_convertvector(halves[1], Doubles);
+        all = all + halves[0];
+        all = all + halves[1];
         memcpy(sums, &all, sizeof all);
     }
 };

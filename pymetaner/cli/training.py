@@ -113,8 +113,13 @@ def train(
     inner_steps: Annotated[int, _option("Inner steps.", _META, min=1)] = 1,
     inner_optimizer: Annotated[Literal["sgd", "bertadam"], _option("What takes the inner steps.", _META)] = "sgd",
     inner_lambda_max: Annotated[
-        float, _option("Weight of the largest loss of each support in the inner loss.", _META, min=0)
-    ] = 2.0,
+        float | None,
+        _option(
+            "Weight of the largest loss of each support in the inner loss; 0 for SGD, 2 for BertAdam if not given.",
+            _META,
+            min=0,
+        ),
+    ] = None,
     second_order: Annotated[bool, _option("Differentiate through the inner steps.", _META, "--second-order")] = False,
     learn_rates: Annotated[bool, _option("Learn an inner step size for each layer.", _META, "--learn-rates")] = False,
     overwrite: Annotated[bool, _option("Replace the run in the folder, and its memory.", _RUN, "--overwrite")] = False,

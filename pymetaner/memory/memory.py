@@ -1,23 +1,21 @@
-"""The memory: labelled sentences on disk, their vectors in RAM, and the nearest ones for a query."""
+"""The memory: opened, changed, and exchanged with files; `contents.py` is what reads it."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
 
 from pymetaner.errors import MemoryFileError, SettingError
 from pymetaner.memory.changes import add, adopt, rebuild
+from pymetaner.memory.contents import Contents
 from pymetaner.memory.encoder import SentenceEncoder, check_encoder, check_labelled, check_types
 from pymetaner.memory.mirror import Mirror
-from pymetaner.memory.records import key_of
-from pymetaner.memory.search import Hit, ids_of, search
 from pymetaner.memory.store import Store
 from pymetaner.readers import read, write
 from pymetaner.sentence import Sentence
@@ -30,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["Memory"]
 
 
-class Memory:
+class Memory(Contents):
     """Labelled sentences and their vectors, searchable the moment they are added.
 
     Searches and changes may come from any number of threads. Changes made by another process, or through another
@@ -118,27 +116,6 @@ class Memory:
         """True if it was opened for reading only."""
         return self._read_only
 
-    @property
-    def types(self) -> frozenset[str]:
-        """The entity types of its sentences."""
-        with self._mirror.current() as store:
-            return self._mirror.types(store)
-
-    @property
-    def ids(self) -> NDArray[np.int64]:
-        """The ids (N,), ascending: a read-only snapshot."""
-        return self.snapshot()[0]
-
-    @property
-    def vectors(self) -> NDArray[np.float32]:
-        """The unit vectors (N, dim), in the order of `ids`: a read-only snapshot, not a copy."""
-        return self.snapshot()[1]
-
-    def snapshot(self) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """`ids` and `vectors` of one moment, whatever other threads and processes do meanwhile."""
-        with self._mirror.current():
-            return self._mirror.bank.ids, self._mirror.bank.vectors
-
     def check(self, encoder: SentenceEncoder | None = None) -> None:
         """Checks that its vectors and labels are those of an encoder; an empty memory goes with any.
 
@@ -216,26 +193,6 @@ class Memory:
             store.write_note("calibration", None)
             return store.delete(None)
 
-    def search(
-        self, vectors: ArrayLike, k: int, *, exclude_self: Sequence[Sentence | int | None] | None = None
-    ) -> list[list[Hit]]:
-        """For each query its k nearest sentences: similarity descending, among equals id ascending.
-
-        There are fewer where the memory has fewer, and none where it is empty.
-
-        Args:
-            vectors: query vectors (Q, dim) of the memory's encoder.
-            k: at least 1.
-            exclude_self: for each query what it is itself, and must not find: a sentence (every entry with its words,
-                whatever their tags), an id, or None.
-
-        Raises:
-            InputError: if the vectors are not (Q, dim), or not finite.
-            EncoderMismatchError: if their length is not that of the memory's.
-            SettingError: if k is less than 1, or `exclude_self` is not one a query.
-        """
-        return search(self._mirror, vectors, k, exclude_self)
-
     def calibrate(self, **settings: Any) -> Calibration:
         """The settings of adapting that suit this memory and the model it was opened with: `pymetaner.calibrate`.
 
@@ -259,16 +216,6 @@ class Memory:
             return None if found is None else dict(json.loads(found))
         except ValueError as error:
             raise MemoryFileError(f"{store.place} is damaged (calibration: {error}): call calibrate() again") from error
-
-    def find(self, sentence: Sentence) -> list[int]:
-        """The ids of every entry with the words of a sentence, whatever its tags."""
-        with self._mirror.current() as store:
-            return sorted(ids_of(store, sentence))
-
-    def sources(self) -> dict[str, list[int]]:
-        """The ids that came from each source; e.g. ``memory.remove(memory.sources()["old.conll"])``."""
-        with self._mirror.current() as store:
-            return store.origins()
 
     def import_file(
         self,
@@ -347,30 +294,6 @@ class Memory:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    def __len__(self) -> int:
-        return len(self.snapshot()[0])
-
-    def __iter__(self) -> Iterator[tuple[int, Sentence]]:
-        """(id, sentence) of each, ascending; those added meanwhile are left out, those removed may be."""
-        ids = self.ids.tolist()
-        for first in range(0, len(ids), 256):
-            with self._mirror.current() as store:
-                found = store.fetch(ids[first : first + 256])
-            yield from found.items()
-
-    def __getitem__(self, key: int) -> Sentence:
-        with self._mirror.current() as store:
-            if key in self._mirror.bank:
-                return self._mirror.fetch(store, [key])[key]
-        raise KeyError(f"the memory has no sentence {key}")
-
-    def __contains__(self, item: object) -> bool:
-        """Whether there is this id; or this sentence: these words and tags, or, if not labelled, these words."""
-        if isinstance(item, Sentence):
-            with self._mirror.current() as store:
-                return bool(store.find([key_of(item)]) if item.tags is not None else ids_of(store, item))
-        return isinstance(item, (int, np.integer)) and bool(np.isin(item, self.ids))
 
     def __repr__(self) -> str:
         try:

@@ -20,6 +20,9 @@ _CHOICES = {
     "reduction": ("mean", "sum"),
     "precision": get_args(Precision),
 }
+# Of each inner optimiser: step size and weight of the max term. The steps of SGD grow with the loss, so that a max term
+# makes them too large; those of the others do not.
+_INNER: dict[str, tuple[float, float]] = {"sgd": (0.02, 0.0), "bertadam": (3e-5, 2.0), "signsgd": (4e-5, 0.0)}
 
 
 @dataclass(frozen=True)
@@ -83,9 +86,10 @@ class MetaSettings:
     Attributes:
         k: supports of a task, 1 or more.
         optimizer: what takes the inner steps.
-        lr: inner step size; None for 0.02 (SGD) or 3e-5 (BertAdam, as in the official code).
+        lr: inner step size; None for 0.02 (SGD), 3e-5 (BertAdam, as in the official code) or 4e-5 (signsgd).
         steps: inner steps, 1 or more.
-        lambda_max: weight of the largest token loss of each support in the inner loss.
+        lambda_max: weight of the largest token loss of each support in the inner loss; None for 2.0 (BertAdam,
+            as in the official code) or 0 (the others).
         order: 1 takes inner steps as constants, as Wu et al. do; 2 differentiates through them.
         learn_rates: learn a step size for each layer and the head, from `lr` on, by the gradient of the query loss.
         scheduled: the inner step size rises and falls with the outer learning rate, as in the official code.
@@ -103,7 +107,7 @@ class MetaSettings:
     optimizer: InnerOptimizer = "sgd"
     lr: float | None = None
     steps: int = 1
-    lambda_max: float = 2.0
+    lambda_max: float | None = None
     order: Literal[1, 2] = 1
     learn_rates: bool = False
     scheduled: bool = False
@@ -133,8 +137,13 @@ class MetaSettings:
 
     def inner(self) -> InnerStep:
         """The inner step of a task."""
-        lr = self.lr if self.lr is not None else {"sgd": 0.02, "bertadam": 3e-5}.get(self.optimizer, 1.0)
-        return InnerStep(lr=lr, steps=self.steps, optimizer=self.optimizer, lambda_max=self.lambda_max)
+        lr, lambda_max = _INNER.get(self.optimizer, (1.0, 0.0))  # InnerStep refuses what is not among them
+        return InnerStep(
+            lr=lr if self.lr is None else self.lr,
+            steps=self.steps,
+            optimizer=self.optimizer,
+            lambda_max=lambda_max if self.lambda_max is None else self.lambda_max,
+        )
 
 
 def _check_choices(settings: TrainSettings | MetaSettings, but: str = "") -> None:

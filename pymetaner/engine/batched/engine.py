@@ -23,11 +23,11 @@ from torch.nn.utils.rnn import pad_sequence
 from pymetaner.engine.batched.factors import Layout, WindowFactors, check_adaptable, factors_of
 from pymetaner.engine.batched.limits import Limits, split_on_overflow
 from pymetaner.engine.batched.steps import Rates, StepRows, TakenSteps
+from pymetaner.engine.batched.supports import Key, Row, Supports, key_of, windows_of
 from pymetaner.engine.precision import computing_in
 from pymetaner.engine.task import Computation, InnerStep, Task, Work
 from pymetaner.model import MetaNER
 from pymetaner.progress import track
-from pymetaner.sentence import Sentence
 from pymetaner.view import View, borrowed_view
 from pymetaner.windows import Batch, Window, make_batch, pack
 
@@ -79,14 +79,6 @@ class Query:
 
 
 @dataclass(frozen=True)
-class _Support:
-    """A distinct support: its windows and the tags of its words."""
-
-    windows: list[Window]
-    tag_ids: list[int]
-
-
-@dataclass(frozen=True)
 class _Step:
     """The factors that each task moves by.
 
@@ -97,10 +89,6 @@ class _Step:
 
     windows: dict[int, list[WindowFactors]]
     own: bool
-
-
-Key = tuple[tuple[str, ...], tuple[str, ...]]  # of a support: its words and tags
-Row = tuple[Key, int]  # a support and the number of its window
 
 
 class BatchedEngine:
@@ -139,7 +127,7 @@ class BatchedEngine:
         self.layout = Layout(view, rates.keys(), 2 if inner.lambda_max else 1)
         self.own_layout = Layout(view, rates.keys(), 1)
         self.limits = Limits.of(view, self.layout, computation)
-        self._supports: dict[Key, _Support] = {}
+        self.supports = Supports(model)
         self._lower: dict[Row, Tensor] = {}  # what further steps need not compute again
         self._state = (
             view.weights,
@@ -157,9 +145,9 @@ class BatchedEngine:
         Raises:
             MemoryLimitError: if the supports of a single task do not.
         """
-        self._tokenise([support for task in tasks for support in task.supports])
+        self.supports.add(support for task in tasks for support in task.supports)
         queries = []
-        for task, group in enumerate(self._windows_by_sentence([task.query for task in tasks])):
+        for task, group in enumerate(windows_of(self.model, [task.query for task in tasks])):
             lower = tasks[task].lower or [None] * len(group)
             queries += [Query(window, hidden) for window, hidden in zip(group, lower, strict=True)]
         queries.sort(key=lambda query: len(query.window.ids))
@@ -167,7 +155,7 @@ class BatchedEngine:
         within: set[Key] = set()
         held = 0
         for query in queries:
-            keys = [_key(support) for support in tasks[query.task].supports]
+            keys = [key_of(support) for support in tasks[query.task].supports]
             alone = self._bytes(keys, set())
             self.limits.check(alone, len(keys))
             more = self._bytes(keys, within)
@@ -181,23 +169,10 @@ class BatchedEngine:
 
     def _bytes(self, keys: Sequence[Key], within: set[Key]) -> int:
         """What a task's factors take beside those of a block that holds some supports already."""
-        pieces = {key: sum(len(window.ids) for window in self._supports[key].windows) for key in keys}
+        pieces = {key: self.supports.pieces(key) for key in keys}
         new = sum(size for key, size in pieces.items() if key not in within)
         own = sum(pieces[key] for key in keys) * (self.inner.steps - 1)
         return (new + own) * self.limits.piece
-
-    def _tokenise(self, supports: Sequence[Sentence]) -> None:
-        distinct = {_key(support): support for support in supports}
-        new = [support for key, support in distinct.items() if key not in self._supports]
-        for support, windows in zip(new, self._windows_by_sentence(new), strict=True):
-            tag_ids = self.model.labels.encode(support.tags or ())
-            self._supports[_key(support)] = _Support(windows, tag_ids)
-
-    def _windows_by_sentence(self, sentences: Sequence[Sentence]) -> list[list[Window]]:
-        groups: list[list[Window]] = [[] for _ in sentences]
-        for window in self.model.words.windows(sentences):
-            groups[window.sentence].append(window)
-        return groups
 
     # ---- running ----
 
@@ -212,7 +187,7 @@ class BatchedEngine:
             edit: gives the pieces (B, T) to read instead of a batch's own: masked ones, in training.
         """
         self._lower.clear()
-        keys = {query.task: [_key(support) for support in tasks[query.task].supports] for query in block}
+        keys = {query.task: [key_of(support) for support in tasks[query.task].supports] for query in block}
         distinct = list(dict.fromkeys(key for group in keys.values() for key in group))
         steps: list[_Step] = []
         # A shared support passes backward once for each of its losses, a task's own once for both together.
@@ -244,7 +219,7 @@ class BatchedEngine:
             known = None if self.cache is None else self.cache.get(self._state, key)
             if known is not None:
                 found[key] = known
-        rows = [(key, i) for key in keys if key not in found for i in range(len(self._supports[key].windows))]
+        rows = self.supports.rows(key for key in keys if key not in found)
         computed: dict[Key, list[WindowFactors]] = {}
         for (key, _), factors in zip(rows, self._factors(rows), strict=True):
             computed.setdefault(key, []).append(factors)
@@ -255,15 +230,10 @@ class BatchedEngine:
 
     def _own_step(self, keys: dict[int, list[Key]], steps: Sequence[_Step]) -> _Step:
         """The factors of every task's own supports, in the model as the task has adapted it so far."""
-        rows = [
-            (task, (key, i))
-            for task, group in keys.items()
-            for key in group
-            for i in range(len(self._supports[key].windows))
-        ]
+        rows = [(task, row) for task, group in keys.items() for row in self.supports.rows(group)]
         pieces, count = dict.fromkeys(keys, 0), dict.fromkeys(keys, 0)
-        for task, (key, i) in rows:
-            pieces[task] += self._supports[key].windows[i].labelled(self.model.words.others)
+        for task, row in rows:
+            pieces[task] += self.supports.window(row).labelled(self.model.words.others)
             count[task] += 1
         weights = [(1 / max(1, pieces[task]), self.inner.lambda_max / count[task]) for task, _ in rows]
         found: dict[int, list[WindowFactors]] = {task: [] for task in keys}
@@ -288,12 +258,12 @@ class BatchedEngine:
             correction: gives what corrects the network for a group of rows.
         """
         found: dict[int, WindowFactors] = {}
-        windows = [self._supports[key].windows[i] for key, i in rows]
+        windows = [self.supports.window(row) for row in rows]
         for group in self._groups(windows, len(windows)):
             # Labels are looked up by the sentence of a window, which here is its place in the group.
             placed = [replace(windows[i], sentence=place) for place, i in enumerate(group)]
             batch = make_batch(placed, self.model.pad_id).to(self.model.device)
-            labels = batch.labels([self._supports[rows[i][0]].tag_ids for i in group], self.model.words.others)
+            labels = batch.labels([self.supports.tag_ids(rows[i]) for i in group], self.model.words.others)
             lower = _padded([self._lower.get(rows[i]) for i in group])
             with self._computing():
                 if lower is None:
@@ -347,10 +317,6 @@ class BatchedEngine:
             for step in steps
         ]
         return TakenSteps(taken, self.rates, self.inner.optimizer, self.view.source)
-
-
-def _key(support: Sentence) -> Key:
-    return support.words, support.tags or ()
 
 
 def _padded(hidden: Sequence[Tensor | None]) -> Tensor | None:

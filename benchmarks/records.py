@@ -1,0 +1,35 @@
+"""Scores written down one a line, as JSON, so that a benchmark stopped at any moment goes on where it was."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+
+def lines(results: Path) -> Iterator[dict[str, Any]]:
+    """What was written down so far."""
+    if results.exists():
+        with results.open(encoding="utf-8") as file:
+            yield from map(json.loads, file)
+
+
+def append(results: Path, line: dict[str, Any]) -> None:
+    """Adds a line; in one write, so that runs side by side do not mix theirs."""
+    results.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(results, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        os.write(descriptor, json.dumps(line).encode() + b"\n")
+    finally:
+        os.close(descriptor)
+
+
+@functools.cache
+def commit() -> str:
+    """The commit that is checked out, or ``"unknown"``."""
+    asked = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    return asked.stdout.strip() or os.environ.get("COMMIT", "unknown")
