@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from pymetaner.adaptation import tag
 from pymetaner.engine import Computation, Precision
 from pymetaner.errors import EmptyDataError
 from pymetaner.learning import Learning
 from pymetaner.model import MetaNER
 from pymetaner.scoring import Score, Scoring, drop_types, score
 from pymetaner.sentence import Sentence
+from pymetaner.tagger import tag
 from pymetaner.words import regroup
 
 __all__ = ["Evaluation", "evaluate"]

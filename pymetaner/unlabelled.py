@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pymetaner.adaptation import tag
 from pymetaner.engine import Computation, Precision
 from pymetaner.errors import SettingError
 from pymetaner.inputs import as_sentences
+from pymetaner.tagger import tag
 
 if TYPE_CHECKING:
     from pymetaner.inputs import Taggable

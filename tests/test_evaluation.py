@@ -9,11 +9,12 @@ from seqeval.scheme import IOB2
 from tiny import CORPUS, parse
 
 from pymetaner import adapt, evaluate, evaluation, predict
-from pymetaner.adaptation import Learning, Tagged
 from pymetaner.engine import InnerStep
 from pymetaner.errors import EmptyDataError, EncoderMismatchError, SettingError
+from pymetaner.learning import Learning
 from pymetaner.memory import Memory
 from pymetaner.sentence import Sentence
+from pymetaner.tagger import Tagged
 from pymetaner.tagging import tags_from_spans
 
 LATIN = [s for s in CORPUS if "明" not in s.text and "京" not in s.text]
