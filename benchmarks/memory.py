@@ -9,7 +9,6 @@ appended to benchmarks/results/memory.jsonl, and what is there already is not do
 from __future__ import annotations
 
 import copy
-import json
 import random
 import tempfile
 import time
@@ -81,7 +80,7 @@ def scores(
         scored: dict[Any, tuple[float, float]] = {}
         for method, learning in ways(net, memory, calibration).items():
             if method in wanted:
-                inner = {"k": learning.k, "lr": learning.inner.lr, "steps": learning.inner.steps}
+                inner: dict[str, Any] = {"k": learning.k, "lr": learning.inner.lr, "steps": learning.inner.steps}
                 inner |= {"inner_optimizer": learning.inner.optimizer, "knn": learning.knn}
                 if str(inner) not in scored:
                     evaluate(net, test[:: max(1, len(test) // 32)], learning=learning)  # warm
@@ -145,20 +144,6 @@ def timed(function: Callable[[], float]) -> tuple[float, float]:
     return result, time.perf_counter() - started
 
 
-def table() -> str:
-    """A line for each language and size: mean F1 of each method over the draws."""
-    groups: dict[tuple[str, int], dict[str, list[float]]] = {}
-    for x in lines(RESULTS):
-        groups.setdefault((x["lang"], x["size"]), {}).setdefault(x["method"], []).append(x["f1"])
-    names = METHODS.split(",")
-    rows = ["| language | sentences | " + " | ".join(names) + " |", "|---|---|" + "---|" * len(names)]
-    for (lang, size), found in sorted(groups.items()):
-        cells = [f"{sum(f) / len(f):.2f} ({len(f)})" if (f := found.get(name, [])) else "" for name in names]
-        rows.append(f"| {lang} | {size:,} | " + " | ".join(cells) + " |")
-    return "\n".join(rows)
-
-
 if __name__ == "__main__":
     typer.run(main)
-    print(json.dumps({"written": str(RESULTS)}))
-    print(table())
+    print(f"written to {RESULTS}; python -m benchmarks.memory_table makes the table of it")

@@ -28,6 +28,16 @@ def append(results: Path, line: dict[str, Any]) -> None:
         os.close(descriptor)
 
 
+def put(page: Path, command: str, table: str) -> None:
+    """Writes the table that a command makes in its place on a page; the text around it stays."""
+    begin, end = f"<!-- table: {command} -->\n", "<!-- end of table -->"
+    text = page.read_text(encoding="utf-8") if page.exists() else ""
+    head, found, rest = text.partition(begin)
+    if not found:
+        head, rest = f"{head}\n" if head else "", f"{end}\n"
+    page.write_text(head + begin + table + end + rest.partition(end)[2], encoding="utf-8")
+
+
 @functools.cache
 def commit() -> str:
     """The commit that is checked out, or ``"unknown"``."""

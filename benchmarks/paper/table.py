@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.paper.runs import ROWS, TEST
-from benchmarks.records import append, lines
+from benchmarks.records import append, lines, put
 
 DOCS = Path(__file__).parents[2] / "docs"
 SAMPLES = 2000
@@ -29,12 +29,7 @@ def write_table(results: Path, runs: Path) -> None:
     for line in lines(results):
         scores[line["row"], line.get("memory"), line["k"]][line["lang"]][line["seed"]] = line["f1"]
     compare(results.with_name("paper_bootstrap.jsonl"), runs, scores)
-    page = DOCS / "results.md"
-    begin, end = "<!-- table: python -m benchmarks.paper -->\n", "<!-- end of table -->"
-    text = page.read_text(encoding="utf-8") if page.exists() else f"# Results\n\n{begin}{end}\n"
-    head, _, rest = text.partition(begin)
-    _, _, tail = rest.partition(end)
-    page.write_text(head + begin + _table(scores) + _tests(results) + end + tail, encoding="utf-8")
+    put(DOCS / "results.md", "python -m benchmarks.paper", _table(scores) + _tests(results))
 
 
 def _table(scores: Scores) -> str:

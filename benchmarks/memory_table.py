@@ -1,0 +1,88 @@
+"""python -m benchmarks.memory_table [--plot docs/memory.png]
+
+The table of docs/results.md, and curves, from benchmarks/results/memory.jsonl: F1 of each method over the size of the
+memory, mean of the draws, and how much of the gap between plain and fine-tuned adapting closes.
+"""
+
+from __future__ import annotations
+
+import statistics
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from benchmarks.memory import METHODS, RESULTS
+from benchmarks.records import lines, put
+
+DOCS = Path(__file__).parents[1] / "docs"
+BEST = "adapted+knn"
+Scores = dict[tuple[str, int], dict[str, dict[int, float]]]  # (language, size) -> method -> draw -> F1
+
+
+def main(plot: Annotated[Path | None, typer.Option("--plot", help="a PNG to draw the curves in")] = None) -> None:
+    """Writes what was scored so far."""
+    scores: Scores = {}
+    for line in lines(RESULTS):
+        methods = scores.setdefault((line["lang"], line["size"]), {})
+        methods.setdefault(line["method"], {})[line["draw"]] = line["f1"]
+    text = table(scores)
+    put(DOCS / "results.md", "python -m benchmarks.memory_table", text)
+    print(text)
+    if plot is not None:
+        curves(scores, plot)
+
+
+def table(scores: Scores) -> str:
+    """A line for each language and size."""
+    names = METHODS.split(",")
+    rows = ["| language | sentences | " + " | ".join(names) + " | of the gap | draws below plain |"]
+    rows.append("|---|---|" + "---|" * (len(names) + 2))
+    for (language, size), found in sorted(scores.items()):
+        cells = [f"{statistics.mean(f.values()):.2f} ({len(f)})" if (f := found.get(name)) else "" for name in names]
+        cells += [_closed(found), _below(found)]
+        rows.append(f"| {language} | {size:,} | " + " | ".join(cells) + " |")
+    return "\n".join(rows) + "\n"
+
+
+def _closed(found: dict[str, dict[int, float]]) -> str:
+    """The share of the gap between plain and fine-tuned that the best method closes, on draws that have all three."""
+    ways = ("plain", BEST, "finetuned")
+    draws = set.intersection(*(set(found.get(name, {})) for name in ways))
+    if not draws:
+        return ""
+    plain, best, tuned = (statistics.mean(found[name][draw] for draw in draws) for name in ways)
+    return f"{100 * (best - plain) / (tuned - plain):.0f} %" if tuned > plain else ""
+
+
+def _below(found: dict[str, dict[int, float]]) -> str:
+    best, plain = found.get(BEST, {}), found.get("plain", {})
+    return f"{sum(best[draw] < plain[draw] for draw in best if draw in plain)} of {len(best)}"
+
+
+def curves(scores: Scores, path: Path) -> None:
+    """One panel a language, one line a method, every draw a dot."""
+    from matplotlib.figure import Figure
+
+    languages = sorted({language for language, _ in scores})
+    figure = Figure(figsize=(4 * len(languages), 3.6), layout="constrained")
+    for axes, language in zip(figure.subplots(1, len(languages), squeeze=False)[0], languages, strict=True):
+        sizes = sorted(size for known, size in scores if known == language)
+        for number, method in enumerate(METHODS.split(",")):
+            points = [(s, list(f.values())) for s in sizes if (f := scores[language, s].get(method))]
+            color = f"C{number}"
+            axes.plot([s for s, _ in points], [statistics.mean(f) for _, f in points], color=color, label=method)
+            axes.scatter([s for s, f in points for _ in f], [x for _, f in points for x in f], s=8, color=color)
+        axes.set_xscale("log")
+        axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
+        axes.minorticks_off()
+        axes.set_title(language)
+        axes.set_xlabel("labelled sentences")
+    first = figure.axes[0]
+    first.set_ylabel("F1")
+    first.legend(frameon=False, fontsize="small")
+    figure.savefig(path, dpi=150)
+
+
+if __name__ == "__main__":
+    typer.run(main)
