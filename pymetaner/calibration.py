@@ -41,7 +41,7 @@ _STEP_SIZES: dict[InnerOptimizer, tuple[float, ...]] = {
     "bertadam": (1e-5, 3e-5, 1e-4),
     "signsgd": (1e-5, 3e-5, 1e-4),
 }
-_FOLDS = 3
+_FOLDS, _SAMPLE = 3, 200
 _ENOUGH = 50  # sentences, from which on learning from all of them has gained in every draw; benchmarks/results/LOG.md
 
 
@@ -114,7 +114,7 @@ def calibrate(
     knns: Sequence[float] = (0.3, 0.5, 0.7),
     optimizer: InnerOptimizer = "sgd",
     most: int = 50,
-    most_for_all: int = 300,
+    most_for_all: int = 1000,
     batch_size: int = 16,
     precision: Precision = "fp32",
     progress: bool = False,
@@ -138,7 +138,8 @@ def calibrate(
         knns: weights of the nearest labelled words to try, with the best step and without a step.
         optimizer: what takes the inner steps.
         most: the most sentences to tag, spread over the memory.
-        most_for_all: the largest memory of which all sentences are tried at once: they are read four times for it.
+        most_for_all: the largest memory of which all is tried, since tagging waits until it is learned; a sample of 200
+            sentences stands for a larger one than that.
         batch_size: the most sentences in a batch.
         precision: of products.
         progress: show a progress bar.
@@ -203,8 +204,8 @@ class _Trials:
     def __init__(self, model: MetaNER, memory: Memory, k: int, most: int, computation: Computation) -> None:
         self.model = model
         self.memory = memory
-        ids = memory.ids[:: -(-len(memory) // most)].tolist()
-        self.sentences: list[Sentence] = [memory[i] for i in ids]
+        self.ids = _spread(memory.ids, most)
+        self.sentences: list[Sentence] = [memory[i] for i in self.ids]
         blind = [sentence.with_tags(None) for sentence in self.sentences]
         self.readings = model.read(blind, batch_size=computation.batch_size, keep_lower=True, keep_hidden=True)
         itself = [frozenset(memory.find(sentence)) for sentence in self.sentences]
@@ -221,11 +222,13 @@ class _Trials:
 
     def from_all(self, inner: InnerStep) -> Trial:
         """Tagging after inner steps on the whole memory but the fold of the sentence."""
-        words = dict.fromkeys(sentence.words for _, sentence in self.memory)
+        sampled = set(_spread(self.memory.ids, _SAMPLE)) | set(self.ids)
+        pool = [sentence for number, sentence in self.memory if number in sampled]
+        words = dict.fromkeys(sentence.words for sentence in pool)
         fold_of = {each: place % _FOLDS for place, each in enumerate(words)}  # the same words are in the same fold
         logits = [reading.logits for reading in self.readings]
         for fold in range(_FOLDS):
-            others = [sentence for _, sentence in self.memory if fold_of[sentence.words] != fold]
+            others = [sentence for sentence in pool if fold_of[sentence.words] != fold]
             held_out = [i for i, sentence in enumerate(self.sentences) if fold_of[sentence.words] == fold]
             if others and held_out:
                 learned = full_batch_model(self.model, others, inner, self.computation)
@@ -270,6 +273,12 @@ class _Trials:
         trial = Trial(k, inner, knn, score(gold, tagged), margin)
         self.logits[id(trial)], self.counts[id(trial)] = logits, counts
         return trial
+
+
+def _spread(ids: NDArray[np.int64], most: int) -> list[int]:
+    """Some of the ids, at most so many, spread over all."""
+    chosen: list[int] = ids[:: -(-len(ids) // most)].tolist()
+    return chosen
 
 
 def _sure_gain(ours: NDArray[np.int64], theirs: NDArray[np.int64], doubt: float = -1.0) -> float:
