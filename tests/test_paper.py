@@ -14,7 +14,7 @@ from pymetaner.engine import InnerStep
 from pymetaner.readers import write
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from benchmarks import errors, records
+from benchmarks import errors, memory_table, records
 from benchmarks.paper import runs, table
 
 
@@ -77,6 +77,22 @@ def test_the_table_has_what_was_written_down(tmp_path, monkeypatch):
     page = (tmp_path / "results.md").read_text()
     assert "| base | 61.00 ± 1.41 (2) |" in page and "before" in page and "after" in page and "old" not in page
     assert "76.75" in page  # the paper's own beside it
+
+
+def test_the_table_of_memories_tells_how_much_of_the_gap_is_closed(tmp_path, monkeypatch):
+    monkeypatch.setattr(memory_table, "DOCS", tmp_path)
+    monkeypatch.setattr(memory_table, "RESULTS", tmp_path / "memory.jsonl")
+    scored = [("plain", 0, 70), ("plain", 1, 70), ("adapted+knn", 0, 77), ("adapted+knn", 1, 69), ("finetuned", 0, 80)]
+    for method, draw, f1 in scored:
+        line = {"lang": "es", "size": 1000, "draw": draw, "method": method, "f1": float(f1)}
+        records.append(tmp_path / "memory.jsonl", line)
+    (tmp_path / "results.md").write_text("before\n")
+    memory_table.main()
+    page = (tmp_path / "results.md").read_text()
+    assert page.startswith("before\n")
+    assert "| es | 1,000 | 70.00 (2) |  |  | 73.00 (2) | 80.00 (1) | 70 % | 1 of 2 |" in page
+    memory_table.main()
+    assert (tmp_path / "results.md").read_text() == page
 
 
 def test_the_bootstrap_tells_a_difference_from_none():
