@@ -110,7 +110,7 @@ def new(cls: type[Model], folder: Path, labels: LabelScheme, settings: Settings 
 
 def default_settings(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Settings:
     """The settings of a network that has none of its own."""
-    window = min(longest_window(network), tokenizer.model_max_length, 512)
+    window = min(longest_window(network), tokenizer.model_max_length, Settings.window)
     return Settings(window=window, overlap=min(64, window // 4), freeze_layers=min(4, network.config.num_hidden_layers))
 
 

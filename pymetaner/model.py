@@ -87,7 +87,13 @@ class MetaNER(nn.Module, ModelHubMixin):
                 f"window={self.settings.window}: this encoder reads {longest} pieces at most; give Settings(window=...)"
             )
         adapted_modules(network, self.settings.freeze_layers)
-        self.words = WordTokenizer(tokenizer, self.settings.window, self.settings.overlap, self.labels.other_tags)
+        self.words = WordTokenizer(
+            tokenizer,
+            self.settings.window,
+            self.settings.overlap,
+            self.labels.other_tags,
+            any_script=self.settings.script == "known",
+        )
         self._fingerprint: tuple[object, str] = (None, "")
         self._memory: Memory | None = None
         self.cache = FactorCache()
@@ -217,7 +223,7 @@ class MetaNER(nn.Module, ModelHubMixin):
 
     @property
     def fingerprint(self) -> str:
-        """A hash of all that decides the sentence vectors: frozen weights, tokenizer, window, pooling.
+        """A hash of all that decides the sentence vectors: frozen weights, tokenizer, window, pooling, script.
 
         Training moves only what comes after them, so it leaves the fingerprint, and a memory, as they are.
         """
@@ -227,7 +233,15 @@ class MetaNER(nn.Module, ModelHubMixin):
         if self._fingerprint[0] != state:
             probe = self.words.windows([Sentence(("Zürich", "東京", "Δ", "naïve"))])[0].ids
             settings = self.settings
-            extra = (len(self.tokenizer), probe, settings.window, settings.overlap, settings.pooling)
+            extra: tuple[object, ...] = (
+                len(self.tokenizer),
+                probe,
+                settings.window,
+                settings.overlap,
+                settings.pooling,
+            )
+            if self.words.any_script:
+                extra = (*extra, "either script of Chinese")
             self._fingerprint = (state, fingerprint_of(frozen, *extra))
         return self._fingerprint[1]
 

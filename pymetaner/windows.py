@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from pymetaner.errors import SettingError
+from pymetaner.script import has_han, other_scripts
 from pymetaner.sentence import Sentence
 
 __all__ = ["IGNORE", "Batch", "OtherLabels", "Window", "WordRows", "WordTokenizer", "make_batch", "pack"]
@@ -113,6 +114,8 @@ class WordTokenizer:
         overlap: pieces shared by neighbouring windows of a long sentence.
         other_tags: ids of the tags of special pieces in front, of further pieces of a word, and of special pieces at
             the end, where the label scheme has them.
+        any_script: read a Chinese word in simplified or in traditional characters, whichever has fewer unknown pieces,
+            or fewer pieces if those are as many; as it stands on a tie. A vocabulary may know one script far better.
 
     Attributes:
         others: the same for each piece; None where only words are labelled.
@@ -127,8 +130,11 @@ class WordTokenizer:
         window: int,
         overlap: int,
         other_tags: tuple[int, int, int] | None = None,
+        *,
+        any_script: bool = True,
     ) -> None:
         self.tokenizer = tokenizer
+        self.any_script = any_script
         self.overlap = overlap
         with_special = tokenizer("a")["input_ids"]
         bare = tokenizer("a", add_special_tokens=False)["input_ids"]
@@ -165,19 +171,28 @@ class WordTokenizer:
             return known
         if len(known) > _CACHED_WORDS:
             known = self._pieces = {word: known[word] for word in words if word in known}
-        encoded = self.tokenizer([self._space + word for word in unknown], add_special_tokens=False, verbose=False)
+        variants = [[word, *(other_scripts(word) if self.any_script and has_han(word) else ())] for word in unknown]
+        written = [self._space + variant for several in variants for variant in several]
+        encoded = iter(self.tokenizer(written, add_special_tokens=False, verbose=False)["input_ids"])
+        for word, several in zip(unknown, variants, strict=True):
+            known[word] = min((self._read(next(encoded)) for _ in several), key=self._strangeness)  # the first on a tie
+        return known
+
+    def _read(self, ids: Sequence[int]) -> tuple[tuple[int, ...], int]:
+        """(pieces, place of the labelled one) of a word."""
         # A word that normalisation swallows (a lone zero-width mark) is still a word: an unknown one.
         nothing = self.tokenizer.unk_token_id
         if nothing is None:
             nothing = (self.suffix or self.prefix or (0,))[0]
-        for word, ids in zip(unknown, encoded["input_ids"], strict=True):
-            # Only the first piece of a word is labelled, so what cannot fit the window is context alone.
-            pieces = tuple(ids[: self.room]) or (nothing,)
-            first = 0
-            if len(pieces) > 1 and self.tokenizer.convert_ids_to_tokens([pieces[0]])[0] in _WORD_MARKS:
-                first = 1
-            known[word] = (pieces, first)
-        return known
+        # Only the first piece of a word is labelled, so what cannot fit the window is context alone.
+        pieces = tuple(ids[: self.room]) or (nothing,)
+        bare = len(pieces) > 1 and self.tokenizer.convert_ids_to_tokens([pieces[0]])[0] in _WORD_MARKS
+        return pieces, int(bare)
+
+    def _strangeness(self, read: tuple[tuple[int, ...], int]) -> tuple[int, int]:
+        """(unknown pieces, pieces) of a word, without a bare word-start mark."""
+        pieces, first = read
+        return pieces.count(self.tokenizer.unk_token_id), len(pieces) - first
 
     def windows(self, sentences: Sequence[Sentence]) -> list[Window]:
         """The windows of some sentences, in order; a sentence without words has none."""

@@ -4,6 +4,7 @@
   Khmer, Lao and Burmese.
 - jieba (through rjieba) cuts Chinese, after OpenCC made it simplified, which its dictionary is written in. Han
   characters are Japanese on a line that holds kana as well, else Chinese.
+- In Chinese, the parts of a foreign name with a dot between them are one word.
 - A few rules then join what is one name and cut off what does not belong to it, the way CoNLL and Universal
   Dependencies data are tokenised: see `_JOINED`, `_APOSTROPHE` and `_is_inside`.
 
@@ -22,20 +23,20 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate, pairwise
 
 from pymetaner.errors import InputError, SpanError
+from pymetaner.script import HAN, simplified
 from pymetaner.sentence import Sentence, tag_spans
 from pymetaner.tagging import tags_from_spans
 
 __all__ = ["regroup", "segment", "sentence_from_text"]
 
-_HAN = "\u3005-\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af"
 _KATAKANA = "\u30a1-\u30fa\u30fc-\u30ff\u31f0-\u31ff\uff66-\uff9f"
 _KANA = f"\u3041-\u309f{_KATAKANA}"
 _SOUTH_EAST_ASIAN = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\ua9e0-\ua9ff\uaa60-\uaa7f"
 _MARKS = "\u0300-\u036f"
 
-_han_run = re.compile(f"[{_HAN}]+")
+_han_run = re.compile(f"[{HAN}]+")
 _kana = re.compile(f"[{_KANA}]")
-_unspaced = re.compile(f"[{_HAN}{_KANA}{_SOUTH_EAST_ASIAN}]")
+_unspaced = re.compile(f"[{HAN}{_KANA}{_SOUTH_EAST_ASIAN}]")
 
 # What is one word though Unicode's rules cut it.
 _JOINED = re.compile(
@@ -60,6 +61,12 @@ _APOSTROPHE = re.compile(
     re.IGNORECASE,
 )
 _INNER = re.compile(r"[-\u2010\u2011&'’:/.,]")
+# Chinese words that jieba cuts: the parts of a foreign name with a dot between them.
+_DOTTED = re.compile(f"[{HAN}](?:[·•‧・][{HAN}])+")
+# What is a word in any script, but a character a token in data that are written so: digits and letters, full-width too.
+_LETTERS = "A-Za-z\uff21-\uff3a\uff41-\uff5a"
+_DIGITS = "0-9\uff10-\uff19"
+_SPELLED = re.compile(f"[{_DIGITS}{_LETTERS}]+(?:(?<=[{_DIGITS}])[.．,:：/](?=[{_DIGITS}])[{_DIGITS}]+)*")
 
 
 def segment(text: str) -> list[tuple[int, int]]:
@@ -113,8 +120,9 @@ def sentence_from_text(text: str, spans: Iterable[tuple[int, int, str]] | None =
 def regroup(sentence: Sentence) -> Sentence:
     """The sentence with its runs of one-character Han tokens made into words; the same object if there are none.
 
-    Encoders know Chinese by words, data often come a character a token. Word spans still count the given tokens, so
-    entities do too. In a labelled sentence words break at entity edges, so take the tags off what you mean to score.
+    Encoders know Chinese by words, data often come a character a token. Digits and letters that stand a character a
+    token beside them become words too. Word spans still count the given tokens, so entities do too. In a labelled
+    sentence words break at entity edges, so take the tags off what you mean to score.
     A sentence of raw text stays as it is, and so does one with a Han token of several characters: it is in words.
 
     Example:
@@ -128,8 +136,12 @@ def regroup(sentence: Sentence) -> Sentence:
     line = "".join(token if len(token) == 1 else "\0" for token in tokens)
     edges = sorted({edge for first, last, _ in tag_spans(sentence.tags or ()) for edge in (first, last)})
     cuts = set(range(len(tokens) + 1))
-    segmenter = _unicode_cuts if _is_japanese("".join(tokens)) else _chinese_cuts
-    _cut_han(line, 0, len(line), edges, cuts, segmenter)
+    japanese = _is_japanese("".join(tokens))
+    _cut_han(line, 0, len(line), edges, cuts, _unicode_cuts if japanese else _chinese_cuts)
+    if not japanese:
+        _join(_DOTTED, line, 0, len(line), edges, cuts)
+    if _han_run.search(line):
+        _join(_SPELLED, line, 0, len(line), edges, cuts)
     places = tuple(pairwise(sorted(cuts)))
     if len(places) == len(tokens):
         return sentence
@@ -153,6 +165,7 @@ def _words(text: str, forced: Sequence[int]) -> list[tuple[int, int]]:
     for line in re.finditer(r"[^\n\r]+", text):
         if not _is_japanese(line[0]):
             _cut_han(text, line.start(), line.end(), forced, cuts, _chinese_cuts)
+            _join(_DOTTED, text, line.start(), line.end(), forced, cuts)
     for match in _INNER.finditer(text, 1, len(text) - 1):
         if _is_inside(text[match.start() - 1], match[0], text[match.end()]):
             cuts -= {match.start(), match.end()}
@@ -192,8 +205,7 @@ def _chinese_cuts(run: str) -> set[int]:
     jieba = _load_jieba()
     if jieba is None:
         return _unicode_cuts(run)
-    simplified = _load_opencc()(run)
-    return set(accumulate(map(len, jieba(simplified if len(simplified) == len(run) else run)), initial=0))
+    return set(accumulate(map(len, jieba(simplified(run))), initial=0))
 
 
 def _cut_han(
@@ -207,6 +219,13 @@ def _cut_han(
         for first, last in pairwise((run.start(), *inner, run.end())):
             cuts.update(first + cut for cut in segmenter(text[first:last]) if 0 < cut < last - first)
         cuts.update(inner)
+
+
+def _join(pattern: re.Pattern[str], text: str, begin: int, end: int, forced: Sequence[int], cuts: set[int]) -> None:
+    """Remove the cuts within the matches in text[begin:end], but for the forced ones."""
+    for match in pattern.finditer(text, begin, end):
+        kept = forced[bisect_right(forced, match.start()) : bisect_left(forced, match.end())]
+        cuts.difference_update(set(range(match.start() + 1, match.end())).difference(kept))
 
 
 def _is_japanese(line: str) -> bool:
@@ -281,17 +300,3 @@ def _load_jieba() -> Callable[[str], list[str]] | None:
         )
         return None
     return rjieba.cut
-
-
-@functools.cache
-def _load_opencc() -> Callable[[str], str]:
-    try:
-        from opencc import OpenCC
-    except ImportError as error:
-        warnings.warn(
-            f"opencc cannot be imported ({error}): traditional Chinese is cut as if it were simplified; pip install "
-            "opencc for better words",
-            stacklevel=5,
-        )
-        return str
-    return OpenCC("t2s").convert

@@ -363,6 +363,7 @@ def test_no_window_is_longer_than_the_encoder_reads(name):
     [
         {"pooling": "max"},
         {"decoding": "crf"},
+        {"script": "latin"},
         {"window": "512"},
         {"window": 12.5},
         {"overlap": -1},

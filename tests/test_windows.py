@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerFast
 
 from pymetaner import windows as windows_module
 from pymetaner.errors import SettingError
+from pymetaner.model import MetaNER
 from pymetaner.sentence import Sentence
 from pymetaner.windows import IGNORE, WordTokenizer, make_batch, pack
 
@@ -126,6 +127,34 @@ def test_words_that_tokenise_to_nothing_are_unknown_words():
         assert window.words == (0, 3)
         assert window.ids[window.positions[1]] == tokenizer.unk_token_id
         assert tokenizer.convert_ids_to_tokens(window.ids[window.positions[2]]) == "."
+
+
+@pytest.fixture(scope="module")
+def traditional() -> PreTrainedTokenizerFast:
+    """A tokenizer whose words of several characters are traditional, but for one."""
+    pieces = [("<s>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -1.0), ("中國", -3.0), ("学习", -3.0), ("北京", -3.0)]
+    core = Tokenizer(models.Unigram(pieces + [(c, -5.0) for c in "中国國学习學習北京臺"], unk_id=2))
+    core.pre_tokenizer = pre_tokenizers.Metaspace()
+    core.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 1)])
+    return PreTrainedTokenizerFast(tokenizer_object=core, unk_token="<unk>")
+
+
+def test_chinese_words_are_read_in_the_script_that_the_tokenizer_knows(traditional):
+    sentence = Sentence(("中国", "北京", "學習", "学習", "国", "台", "学中"))
+    read = ["▁ 中國", "▁ 北京", "▁ 学习", "▁ 学习", "▁ 国", "▁ 臺", "▁ 学 中"]
+    given = ["▁ 中 国", "▁ 北京", "▁ 學 習", "▁ 学 習", "▁ 国", "▁ <unk>", "▁ 学 中"]
+    for any_script, expected in ((True, read), (False, given)):
+        (window,) = WordTokenizer(traditional, 64, 0, any_script=any_script).windows([sentence])
+        assert " ".join(traditional.convert_ids_to_tokens(window.ids[1:-1])) == " ".join(expected)
+        firsts = traditional.convert_ids_to_tokens([window.ids[place] for place in window.positions])
+        assert firsts == [pieces.split()[1] for pieces in expected]
+
+
+def test_the_script_is_a_setting_and_part_of_the_fingerprint():
+    known = model_of("xlm-roberta")
+    given = MetaNER(known.network, known.tokenizer, settings=replace(known.settings, script="given"))
+    assert known.words.any_script and not given.words.any_script
+    assert known.fingerprint != given.fingerprint
 
 
 def test_a_sentence_without_words_has_no_window():

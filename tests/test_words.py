@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pymetaner import words
+from pymetaner import script, words
 from pymetaner.errors import InputError, SpanError
 from pymetaner.sentence import Sentence
 from pymetaner.words import regroup, segment, sentence_from_text
@@ -184,8 +184,31 @@ def test_regroup_makes_words_and_keeps_the_place_of_entities() -> None:
     assert grouped.entities == labelled.entities
 
 
+@pytest.mark.parametrize("dot", "·•‧・")
+def test_the_parts_of_a_foreign_name_are_one_word_in_chinese(dot: str) -> None:
+    text = f"他见到了乔治{dot}华盛顿。"
+    assert f"乔治{dot}华盛顿" in cut(text)
+    assert regroup(Sentence(tuple(text))).words == tuple(cut(text))
+    assert dot in cut(f"東京{dot}大阪のホテル")  # a list, as often as not
+    assert dot in cut(f"a {dot} 北京{dot} b")
+
+
+def test_a_dot_between_labelled_entities_parts_them() -> None:
+    sentence = sentence_from_text("乔治·华盛顿", [(0, 2, "PER"), (3, 6, "LOC")])
+    assert sentence.words == ("乔治", "·", "华盛顿")
+    assert regroup(Sentence(tuple("乔治·京"), ("B-PER", "I-PER", "O", "B-LOC"))).words == ("乔治", "·", "京")
+
+
+def test_regroup_spells_numbers_and_latin_words() -> None:
+    tokens = tuple("在２００１年，ＷＴＯ有10.5%和3,5:")
+    words = ("在", "２００１", "年", "，", "ＷＴＯ", "有", "10.5", "%", "和", "3,5", ":")
+    assert regroup(Sentence(tokens)).words == words
+    english = Sentence(("I", "a", "1", "2"))
+    assert regroup(english) is english
+
+
 @settings(deadline=None)
-@given(st.lists(st.sampled_from([*"中国人民银行在北京の", "a", "12"]), max_size=12), st.data())
+@given(st.lists(st.sampled_from([*"中国人民银行在北京の·", "a", "1", "12"]), max_size=12), st.data())
 def test_regroup_keeps_tokens_and_entities(tokens: list[str], data: st.DataObject) -> None:
     edges = sorted(data.draw(st.sets(st.integers(0, len(tokens)), max_size=4)))
     tags = ["O"] * len(tokens)
@@ -228,12 +251,12 @@ def without(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         monkeypatch.setattr(builtins, "__import__", import_)
         words._load_icu.cache_clear()
         words._load_jieba.cache_clear()
-        words._load_opencc.cache_clear()
+        script._converters.cache_clear()
 
     yield hide
     words._load_icu.cache_clear()
     words._load_jieba.cache_clear()
-    words._load_opencc.cache_clear()
+    script._converters.cache_clear()
 
 
 def test_without_jieba_icu_cuts_chinese_and_says_so_once(without: Any) -> None:
@@ -249,6 +272,7 @@ def test_without_opencc_traditional_chinese_is_cut_as_it_stands(without: Any) ->
     without("opencc")
     with pytest.warns(UserWarning, match="pip install opencc"):
         assert "".join(cut("她在臺北會見了總統")) == "她在臺北會見了總統"
+    assert script.other_scripts("中国") == []
 
 
 def test_without_icu_letters_and_digits_are_words(without: Any) -> None:
