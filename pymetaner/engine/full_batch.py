@@ -54,14 +54,17 @@ def full_batch_model(
         labels = [batch.labels(tag_ids, model.words.others) for batch in batches]
         words = sum(int((rows != IGNORE).sum()) for rows in labels)
         windows = sum(map(len, labels))
-        lower: dict[int, Tensor | None] = {}
+        lower: list[Tensor | None] = [None] * len(batches)
+        keep = sum(batch.input_ids.numel() for batch in batches) * model.dim * 4 <= _KEPT_BYTES
         state: dict[str, tuple[Tensor, Tensor]] = {}
         passes = [(step, i) for step in range(inner.steps) for i in range(len(batches))]
         for _, i in track(passes, "learning the memory", computation.progress):
             batch = batches[i]
             with torch.enable_grad(), computing_in(computation.precision, network):
-                hidden = lower[i] if i in lower else view.lower(batch.input_ids, batch.attention_mask)
-                if hidden is not None and i * hidden.nbytes < _KEPT_BYTES:
+                hidden = lower[i]
+                if hidden is None:
+                    hidden = view.lower(batch.input_ids, batch.attention_mask)
+                if keep:
                     lower[i] = hidden
                 logits = view.upper(batch.input_ids, batch.attention_mask, hidden)
                 mean = masked_token_loss(logits, labels[i], 0.0)
@@ -89,8 +92,13 @@ def full_batch_logits(
         computation: batch size and precision.
         work: what was done is added to it.
     """
-    first_words = [sorted(w.words[0] for w in group) for group in _by_sentence(model, tasks)]
-    known = [dict(zip(firsts, task.lower, strict=False)) for firsts, task in zip(first_words, tasks, strict=True)]
+    queries = [task.query for task in tasks]
+    known: dict[tuple[int, int], Tensor] = {}  # by sentence and first word of a window
+    lowers = [iter(task.lower) for task in tasks]
+    for window in model.words.windows(queries):
+        hidden = next(lowers[window.sentence], None)
+        if hidden is not None:
+            known[window.sentence, window.words[0]] = hidden
     with borrowed_view(model.network, model.settings.freeze_layers) as view:
 
         def run(windows: list[Window]) -> Tensor:
@@ -98,23 +106,15 @@ def full_batch_logits(
             work.batches += 1
             work.pieces += sum(len(window.ids) for window in windows)
             work.padded += batch.input_ids.numel()
-            found = [known[window.sentence].get(window.words[0]) for window in windows]
-            given = [hidden for hidden in found if hidden is not None]
-            lower = pad_sequence(given, batch_first=True) if len(given) == len(windows) else None
-            if lower is None:
+            given = [known[at] for window in windows if (at := (window.sentence, window.words[0])) in known]
+            if len(given) == len(windows):
+                lower: Tensor | None = pad_sequence(given, batch_first=True)
+            else:
                 lower = view.lower(batch.input_ids, batch.attention_mask)
             return view.upper(batch.input_ids, batch.attention_mask, lower)
 
         with torch.inference_mode(), computing_in(computation.precision, model.network):
-            sentences = [task.query for task in tasks]
-            return model.word_logits(sentences, run, batch_size=computation.batch_size)
-
-
-def _by_sentence(model: MetaNER, tasks: Sequence[Task]) -> list[list[Window]]:
-    groups: list[list[Window]] = [[] for _ in tasks]
-    for window in model.words.windows([task.query for task in tasks]):
-        groups[window.sentence].append(window)
-    return groups
+            return model.word_logits(queries, run, batch_size=computation.batch_size)
 
 
 def _batches(model: MetaNER, windows: Sequence[Window], most: int) -> Iterator[Batch]:
