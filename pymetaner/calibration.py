@@ -124,8 +124,8 @@ def calibrate(
     Each sentence is tagged after adapting on others of the memory, never on itself. Learning from all of them comes
     first, each third of the memory tagged by a model that learned from the other two; if that holds, nearest supports,
     which cost more, are not tried. Else every pair of their number and `lrs` is, then other numbers of steps and fewer
-    layers with the best pair. Last comes the weight of the nearest labelled words. What gains most over not adapting
-    wins, less one standard error, since a few sentences may show a gain by chance; if nothing does, not adapting wins.
+    layers with the best pair. Last comes the weight of the nearest labelled words, without a step and with the best one
+    on nearest supports. What gains most over not adapting wins, less one standard error, since a few sentences may show a gain by chance; if nothing does, not adapting wins.
     What supports give to a step is computed once, so a trial costs little more than tagging.
 
     Args:
@@ -178,8 +178,9 @@ def calibrate(
     if best.inner is not None and best.k != "all":
         tried += [trials.adapted(best.k, inner) for inner in _variations(model, best.inner, steps)]
         best = max(tried, key=_margin)
-    for weight in knns:
-        tried += [trials.fused(trial, weight) for trial in ([best] if best is plain else [best, plain])]
+    # Votes of sentences that were all learned from add nothing but chance.
+    for trial in [plain] if best is plain or best.k == "all" else [best, plain]:
+        tried += [trials.fused(trial, weight) for weight in knns]
     return Calibration(max(tried, key=_margin), plain, tuple(tried), len(trials.sentences))
 
 
