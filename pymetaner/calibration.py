@@ -125,8 +125,9 @@ def calibrate(
     first, each third of the memory tagged by a model that learned from the other two; if that holds, nearest supports,
     which cost more, are not tried. Else every pair of their number and `lrs` is, then other numbers of steps and fewer
     layers with the best pair. Last comes the weight of the nearest labelled words, without a step and with the best one
-    on nearest supports. What gains most over not adapting wins, less one standard error, since a few sentences may show a gain by chance; if nothing does, not adapting wins.
-    What supports give to a step is computed once, so a trial costs little more than tagging.
+    on nearest supports. What gains most over not adapting wins, less one standard error, since a few sentences may
+    show a gain by chance; if nothing does, not adapting wins. What supports give to a step is computed once, so a trial
+    costs little more than tagging.
 
     Args:
         model: the model.
