@@ -97,14 +97,15 @@ def scores(
 
 def ways(net: MetaNER, memory: Memory, calibration: Calibration) -> dict[str, Learning]:
     """The best settings of each method among those that were tried on the memory itself."""
-    allowed: dict[str, Callable[[Any], bool]] = {
-        "knn": lambda trial: trial.k == 0,
-        "adapted": lambda trial: trial.knn == 0,
-        "adapted+knn": lambda trial: True,
+    votes = [trial for trial in calibration.trials if trial.k == 0]
+    steps = [trial for trial in calibration.trials if trial.knn == 0]
+    best_of = {
+        "knn": max(votes, key=lambda trial: trial.margin),
+        "adapted": calibration.best if not calibration.best.knn else max(steps, key=lambda trial: trial.margin),
+        "adapted+knn": calibration.best,
     }
     chosen = {}
-    for method, may in allowed.items():
-        best = max((trial for trial in calibration.trials if may(trial)), key=lambda trial: trial.margin)
+    for method, best in best_of.items():
         inner = best.inner or learning_of(net, memory, k=0).inner
         chosen[method] = Learning(memory, best.k, inner, knn=best.knn)
     return chosen

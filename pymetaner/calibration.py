@@ -70,7 +70,7 @@ class Calibration:
     """The settings that tag a memory's own sentences best.
 
     Attributes:
-        best: what won.
+        best: what won: learning from all of the memory if its margin is above 0, else what has the largest margin.
         plain: the model without adapting.
         trials: everything that was tried, `plain` first.
         sentences: how many sentences of the memory were tagged.
@@ -122,12 +122,12 @@ def calibrate(
     """The supports, step size, steps and layers that tag the memory's own sentences best.
 
     Each sentence is tagged after adapting on others of the memory, never on itself. Learning from all of them comes
-    first, each third of the memory tagged by a model that learned from the other two; if that holds, nearest supports,
-    which cost more, are not tried. Else every pair of their number and `lrs` is, then other numbers of steps and fewer
-    layers with the best pair. Last comes the weight of the nearest labelled words, without a step and with the best one
-    on nearest supports. What gains most over not adapting wins, less one standard error, since a few sentences may
-    show a gain by chance; if nothing does, not adapting wins. What supports give to a step is computed once, so a trial
-    costs little more than tagging.
+    first, each third of the memory tagged by a model that learned from the other two; if that gains, it wins. Else
+    every pair of a number of nearest supports and `lrs` is tried, then other numbers of steps and fewer layers with the
+    best pair, and last the weight of the nearest labelled words, without a step and with the best one. What gains most
+    over not adapting wins. A gain counts less one standard error, since a few sentences may show one by chance; if
+    nothing gains, not adapting wins. What supports give to a step is computed once, so a trial costs little more than
+    tagging.
 
     Args:
         model: the model.
@@ -168,21 +168,22 @@ def calibrate(
     trials = _Trials(model, memory, max(numbers, default=1), most, computation)
     plain = trials.plain_trial
     tried = [plain]
+    from_all: Trial | None = None
     if "all" in ks and len(memory) <= most_for_all:
         tried.append(trials.from_all(learning_of(model, memory, k="all").inner))
         if tried[-1].margin > 0:
-            numbers = []
+            from_all, numbers = tried[-1], []
     pairs = [(k, InnerStep(lr, optimizer=optimizer)) for k in numbers for lr in lrs or _STEP_SIZES[optimizer]]
     for k, inner in track(pairs, "calibrating", progress):
         tried.append(trials.adapted(k, inner))
     best = max(tried, key=_margin)
-    if best.inner is not None and best.k != "all":
+    if best.k != "all" and best.inner is not None:
         tried += [trials.adapted(best.k, inner) for inner in _variations(model, best.inner, steps)]
         best = max(tried, key=_margin)
-    # Votes of sentences that were all learned from add nothing but chance.
-    for trial in [plain] if best is plain or best.k == "all" else [best, plain]:
+    # On top of what all sentences taught, their votes add nothing but chance.
+    for trial in [plain] if best is plain or from_all else [best, plain]:
         tried += [trials.fused(trial, weight) for weight in knns]
-    return Calibration(max(tried, key=_margin), plain, tuple(tried), len(trials.sentences))
+    return Calibration(from_all or max(tried, key=_margin), plain, tuple(tried), len(trials.sentences))
 
 
 def _margin(trial: Trial) -> float:

@@ -113,6 +113,18 @@ def large_steps(model, monkeypatch):
     return model
 
 
+def test_learning_from_all_wins_if_it_gains_at_all(large_steps, monkeypatch):
+    gains = iter([0.01, 0.3])
+    monkeypatch.setattr(calibration, "_sure_gain", lambda *_: next(gains))
+    found = calibrate(large_steps, knns=(0.5,))
+    assert [(trial.k, trial.knn, trial.margin) for trial in found.trials] == [
+        (0, 0.0, 0.0),
+        ("all", 0.0, 0.01),
+        (0, 0.5, 0.3),
+    ]
+    assert found.best == found.trials[1]
+
+
 def test_learning_from_all_leaves_out_the_third_of_the_sentence(large_steps):
     model = large_steps
     found = calibrate(model, ks=("all",), knns=())

@@ -36,7 +36,8 @@ def plan(tmp_path_factory):
         steps=2,
         languages=("es", "nl"),
         ks=(1, 2),
-        unlabelled=(2, InnerStep(lr=0.1)),
+        unlabelled=("all", InnerStep(lr=0.1)),
+        texts=4,
         confidence=0.0,
         most=6,
     )

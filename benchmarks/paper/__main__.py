@@ -39,8 +39,10 @@ def main(
     most: Annotated[
         int | None, typer.Option("--sentences", help="test sentences of a language; all if not given")
     ] = None,
-    unlabelled_k: Annotated[int, typer.Option("--unlabelled-k", help="0 for no pseudo-labels")] = 16,
-    unlabelled_lr: Annotated[float, typer.Option("--unlabelled-lr")] = 0.05,
+    unlabelled_lr: Annotated[
+        float, typer.Option("--unlabelled-lr", help="steps on all pseudo-labelled texts; 0 for none")
+    ] = 3e-5,
+    unlabelled_texts: Annotated[int, typer.Option("--unlabelled-texts", help="to label")] = 300,
     confidence: Annotated[float, typer.Option("--confidence", help="of pseudo-labels")] = 0.7,
     device: Annotated[str, typer.Option("--device")] = "cuda" if torch.cuda.is_available() else "cpu",
     jobs: Annotated[int, typer.Option("--jobs", min=1, help="runs side by side")] = 1,
@@ -59,7 +61,8 @@ def main(
             steps=300 if quick else steps,
             languages=tuple(languages.split(",")),
             ks=(2,) if quick else tuple(map(int, ks.split(","))),
-            unlabelled=(unlabelled_k, InnerStep(lr=unlabelled_lr)) if unlabelled_k else None,
+            unlabelled=("all", InnerStep(unlabelled_lr, 2, "signsgd")) if unlabelled_lr else None,
+            texts=unlabelled_texts,
             confidence=confidence,
             most=most or (500 if quick else None),
         )

@@ -13,7 +13,7 @@ import torch
 from benchmarks.records import append, commit, lines
 from pymetaner import FactorCache, Memory, MetaNER, MetaSettings, Sentence, TrainSettings, evaluate, read, train
 from pymetaner.engine import InnerStep, Precision
-from pymetaner.learning import Learning, inner_step
+from pymetaner.learning import Learning, Supports, inner_step
 from pymetaner.scoring import sentence_counts
 from pymetaner.words import regroup
 
@@ -59,8 +59,9 @@ class Plan:
         languages: which of `TEST`.
         ks: how many English supports are tried with the row `full`; 2 with the others.
         unlabelled: what to do with a memory of pseudo-labelled text, for the rows named in `unlabelled_rows`.
+        texts: how many of them are read for it, spread over the set.
         confidence: of pseudo-labels.
-        most: the most test sentences of a language (and four times as many unlabelled); None for all.
+        most: the most test sentences of a language (and four times as many English ones); None for all.
     """
 
     encoder: str
@@ -71,8 +72,9 @@ class Plan:
     steps: int
     languages: tuple[str, ...]
     ks: tuple[int, ...]
-    unlabelled: tuple[int, InnerStep] | None
+    unlabelled: tuple[Supports, InnerStep] | None
     unlabelled_rows: tuple[str, ...] = ("base", "mask+max", "full")
+    texts: int = 300
     confidence: float = 0.7
     most: int | None = None
 
@@ -106,6 +108,7 @@ def score_all(plan: Plan, model: MetaNER, note: dict[str, Any], folder: Path) ->
     english: Memory | None = None
     for language in plan.languages:
         ks = plan.ks if note["row"] == "full" else (2,)
+        wanted: list[tuple[str, Supports, InnerStep]]
         wanted = [("english", k, inner_step(model, None, 1, "sgd")) for k in ks]
         if plan.unlabelled is not None and note["row"] in plan.unlabelled_rows:
             wanted.append(("unlabelled", *plan.unlabelled))
@@ -124,8 +127,8 @@ def score_all(plan: Plan, model: MetaNER, note: dict[str, Any], folder: Path) ->
             else:
                 if pool is None:
                     pool = Memory(model)
-                    text = sentences(plan.data / UNLABELLED[language])[: plan.most and 4 * plan.most]
-                    pool.add_unlabelled(text, confidence=plan.confidence)
+                    text = sentences(plan.data / UNLABELLED[language])
+                    pool.add_unlabelled(text[:: max(1, len(text) // plan.texts)], confidence=plan.confidence)
                 memory = pool
             found = evaluate(
                 model,
