@@ -1,8 +1,8 @@
 """python -m benchmarks.unlabelled MODEL DATA [--languages de,fr] [--texts 300] [--confidence 0.7] [--lr 3e-5]
 
 What text without labels is worth: some sentences of each target language are tagged by the model itself, those it is
-sure of go into a memory (`memory.add_unlabelled`), and the test set is tagged after steps on all of them. Appends a line
-to benchmarks/results/unlabelled.jsonl for each language: F1 without and with, and the p of a paired bootstrap.
+sure of go into a memory (`memory.add_unlabelled`), and the test set is tagged after steps on all of them. Appends a
+line to benchmarks/results/unlabelled.jsonl for each language: F1 without and with, and the p of a paired bootstrap.
 """
 
 from __future__ import annotations
