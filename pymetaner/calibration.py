@@ -113,7 +113,7 @@ def calibrate(
     steps: Sequence[int] = (1,),
     knns: Sequence[float] = (0.3, 0.5, 0.7),
     optimizer: InnerOptimizer = "sgd",
-    most: int = 50,
+    most: int = 100,
     most_for_all: int = 1000,
     batch_size: int = 16,
     precision: Precision = "fp32",
