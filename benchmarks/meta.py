@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from benchmarks.contest import OURS
 from benchmarks.engine import DEVICE, model_of, synchronised, tasks_of
 from pymetaner.engine.bertadam import bertadam_update
+from pymetaner.loss import batch_loss
 from pymetaner.model import MetaNER
 from pymetaner.network import adapted_parameters
 from pymetaner.training import MetaSettings, wu2020
 from pymetaner.training.meta import MetaObjective
-from pymetaner.training.objective import batch_loss
 from pymetaner.windows import make_batch
 
 Gradients = list[Tensor]

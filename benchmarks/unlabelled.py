@@ -13,10 +13,10 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from benchmarks.paper.runs import TEST, UNLABELLED, sentences
+from benchmarks.paper.runs import TEST, UNLABELLED, sentences, unlabelled_memory
 from benchmarks.paper.table import bootstrap
 from benchmarks.records import append, commit
-from pymetaner import Memory, MetaNER, evaluate
+from pymetaner import MetaNER, evaluate
 from pymetaner.learning import learning_of
 from pymetaner.scoring import sentence_counts
 
@@ -34,9 +34,7 @@ def main(
     """Scores every language on its whole test set."""
     net = MetaNER.from_pretrained(model)
     for language in languages.split(","):
-        pool = sentences(data / UNLABELLED[language])
-        memory = Memory(net)
-        kept = memory.add_unlabelled(pool[:: max(1, len(pool) // texts)][:texts], confidence=confidence)
+        memory = unlabelled_memory(net, data / UNLABELLED[language], texts, confidence)
         test = sentences(data / TEST[language])
         found = evaluate(net, test, learning=learning_of(net, memory, k="all", lr=lr), batch_size=32)
         assert found.adapted is not None
@@ -46,7 +44,7 @@ def main(
             "model": Path(model).name,
             "lang": language,
             "texts": texts,
-            "kept": len(kept),
+            "kept": len(memory),
             "confidence": confidence,
             "lr": lr,
             "sentences": len(test),

@@ -8,7 +8,7 @@ from typing import overload
 from pymetaner.cache import FactorCache
 from pymetaner.engine import Computation, InnerOptimizer, Precision
 from pymetaner.inputs import Taggable, as_sentences
-from pymetaner.learning import EngineName, Supports, learning_of
+from pymetaner.learning import EngineName, SupportCount, learning_of
 from pymetaner.memory import Memory
 from pymetaner.model import MetaNER
 from pymetaner.result import Result
@@ -24,7 +24,7 @@ def adapt(  # type: ignore[overload-overlap]  # a string is a list of strings to
     x: str | Sentence,
     *,
     memory: Memory | None = None,
-    k: Supports | None = None,
+    k: SupportCount | None = None,
     steps: int | None = None,
     lr: float | Sequence[float] | None = None,
     inner_optimizer: InnerOptimizer | None = None,
@@ -46,7 +46,7 @@ def adapt(
     x: Taggable,
     *,
     memory: Memory | None = None,
-    k: Supports | None = None,
+    k: SupportCount | None = None,
     steps: int | None = None,
     lr: float | Sequence[float] | None = None,
     inner_optimizer: InnerOptimizer | None = None,
@@ -67,7 +67,7 @@ def adapt(
     x: Taggable,
     *,
     memory: Memory | None = None,
-    k: Supports | None = None,
+    k: SupportCount | None = None,
     steps: int | None = None,
     lr: float | Sequence[float] | None = None,
     inner_optimizer: InnerOptimizer | None = None,

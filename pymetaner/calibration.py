@@ -25,7 +25,7 @@ from pymetaner.engine import (
 )
 from pymetaner.errors import EmptyDataError, SettingError
 from pymetaner.knn import bank_of, fused
-from pymetaner.learning import Supports, learning_of
+from pymetaner.learning import SupportCount, learning_of
 from pymetaner.memory import Memory
 from pymetaner.model import MetaNER
 from pymetaner.network import adapted_groups
@@ -58,7 +58,7 @@ class Trial:
             choice that it rests on. Learning from all of 50 sentences or more has the benefit of the doubt: plus one.
     """
 
-    k: Supports
+    k: SupportCount
     inner: InnerStep | None
     knn: float
     score: Score
@@ -108,7 +108,7 @@ def calibrate(
     model: MetaNER,
     memory: Memory | None = None,
     *,
-    ks: Sequence[Supports] = ("all", 2, 4),
+    ks: Sequence[SupportCount] = ("all", 2, 4),
     lrs: Sequence[float] | None = None,
     steps: Sequence[int] = (1,),
     knns: Sequence[float] = (0.3, 0.5, 0.7),
@@ -186,6 +186,13 @@ def calibrate(
     return Calibration(from_all or max(tried, key=_margin), plain, tuple(tried), len(trials.sentences))
 
 
+_Choice = tuple[SupportCount, InnerStep | None, float]
+
+
+def _choice(trial: Trial) -> _Choice:
+    return trial.k, trial.inner, trial.knn
+
+
 def _margin(trial: Trial) -> float:
     return trial.margin
 
@@ -214,8 +221,8 @@ class _Trials:
         itself = [frozenset(memory.find(sentence)) for sentence in self.sentences]
         hidden = [reading.hidden for reading in self.readings]
         self.votes = bank_of(model, memory).probabilities(hidden, itself, batch_size=computation.batch_size)
-        self.logits: dict[int, list[Any]] = {}  # of trials, by their id
-        self.counts: dict[int, NDArray[np.int64]] = {}
+        self.logits: dict[_Choice, list[Any]] = {}
+        self.counts: dict[_Choice, NDArray[np.int64]] = {}
         vectors = np.stack([reading.vector for reading in self.readings])
         hits = memory.search(vectors, k, exclude_self=self.sentences)
         self.supports = [tuple(hit.sentence for hit in found) for found in hits]
@@ -257,11 +264,11 @@ class _Trials:
 
     def fused(self, trial: Trial, weight: float) -> Trial:
         """The same with the votes of the nearest labelled words."""
-        return self._trial(trial.k, trial.inner, weight, fused(self.logits[id(trial)], self.votes, weight), trial)
+        return self._trial(trial.k, trial.inner, weight, fused(self.logits[_choice(trial)], self.votes, weight), trial)
 
     def _trial(
         self,
-        k: Supports,
+        k: SupportCount,
         inner: InnerStep | None,
         knn: float,
         logits: list[Any],
@@ -272,9 +279,9 @@ class _Trials:
         tagged = [tags for tags, _ in decode(logits, self.model.labels, self.model.settings.decoding)]
         gold = [sentence.tags or () for sentence in self.sentences]
         counts = sentence_counts(gold, tagged)
-        margin = 0.0 if before is None else before.margin + _sure_gain(counts, self.counts[id(before)], doubt)
+        margin = 0.0 if before is None else before.margin + _sure_gain(counts, self.counts[_choice(before)], doubt)
         trial = Trial(k, inner, knn, score(gold, tagged), margin)
-        self.logits[id(trial)], self.counts[id(trial)] = logits, counts
+        self.logits[_choice(trial)], self.counts[_choice(trial)] = logits, counts
         return trial
 
 

@@ -11,11 +11,11 @@ from pymetaner.errors import SettingError
 from pymetaner.memory import Memory
 from pymetaner.model import MetaNER
 
-__all__ = ["EngineName", "Learning", "Supports", "inner_step", "learning_of"]
+__all__ = ["EngineName", "Learning", "SupportCount", "inner_step", "learning_of"]
 
 EngineName = Literal["auto", "batched", "reference"]
 
-Supports = int | Literal["all"]
+SupportCount = int | Literal["all"]
 
 _DEFAULTS: dict[str, Any] = {"k": 2, "lr": None, "steps": 1, "inner_optimizer": "sgd", "lambda_max": 0.0, "knn": 0.0}
 _DEFAULTS_OF_ALL = _DEFAULTS | {"steps": 2, "inner_optimizer": "signsgd"}
@@ -26,7 +26,7 @@ class Learning:
     """What to learn from before tagging, and how; the arguments of `pymetaner.adapt`."""
 
     memory: Memory
-    k: Supports
+    k: SupportCount
     inner: InnerStep
     engine: EngineName = "auto"
     exclude_self: bool = False
@@ -54,7 +54,7 @@ def learning_of(
     model: MetaNER,
     memory: Memory | None = None,
     *,
-    k: Supports | None = None,
+    k: SupportCount | None = None,
     lr: float | Sequence[float] | None = None,
     steps: int | None = None,
     inner_optimizer: InnerOptimizer | None = None,

@@ -16,13 +16,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
 from pymetaner.errors import SettingError
 from pymetaner.script import has_han, other_scripts
 from pymetaner.sentence import Sentence
 
-__all__ = ["IGNORE", "Batch", "OtherLabels", "Window", "WordRows", "WordTokenizer", "make_batch", "pack"]
+__all__ = ["IGNORE", "Batch", "OtherLabels", "Window", "WordRows", "WordTokenizer", "make_batch", "pack", "pad_hidden"]
 
 IGNORE = -100
 _WORD_MARKS = ("▁", "Ġ")
@@ -308,3 +309,9 @@ class WordRows:
         for window, row in zip(windows, numbers, strict=True):
             first, last = window.words
             self.rows[window.sentence][first:last] = row[list(window.positions)]
+
+
+def pad_hidden(hidden: Sequence[Tensor | None]) -> Tensor | None:
+    """(B, T, d) of B tensors (T, d), padded with zeros; None if one is not known."""
+    known = [tensor for tensor in hidden if tensor is not None]
+    return pad_sequence(known, batch_first=True) if len(known) == len(hidden) else None

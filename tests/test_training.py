@@ -23,11 +23,12 @@ from torch.nn import functional
 from pymetaner import evaluate
 from pymetaner.errors import EmptyDataError, LabelMismatchError, ModelFileError, SaveError, SettingError
 from pymetaner.files import MEMORY
+from pymetaner.loss import batch_loss
 from pymetaner.model import MetaNER
 from pymetaner.sentence import Sentence
 from pymetaner.settings import Settings
 from pymetaner.training import TrainSettings, objective, train, trainer
-from pymetaner.training.objective import Batches, batch_loss, mask_entities
+from pymetaner.training.objective import Batches, mask_entities
 from pymetaner.windows import IGNORE
 
 SHORT = TrainSettings(steps=12, batch_size=4, lr=1e-2, evaluate_every=4, checkpoint_every=3, seed=7)

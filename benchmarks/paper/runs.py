@@ -13,7 +13,7 @@ import torch
 from benchmarks.records import append, commit, lines
 from pymetaner import FactorCache, Memory, MetaNER, MetaSettings, Sentence, TrainSettings, evaluate, read, train
 from pymetaner.engine import InnerStep, Precision
-from pymetaner.learning import Learning, Supports, inner_step
+from pymetaner.learning import Learning, SupportCount, inner_step
 from pymetaner.scoring import sentence_counts
 from pymetaner.words import regroup
 
@@ -72,7 +72,7 @@ class Plan:
     steps: int
     languages: tuple[str, ...]
     ks: tuple[int, ...]
-    unlabelled: tuple[Supports, InnerStep] | None
+    unlabelled: tuple[SupportCount, InnerStep] | None
     unlabelled_rows: tuple[str, ...] = ("base", "mask+max", "full")
     texts: int = 300
     confidence: float = 0.7
@@ -108,7 +108,7 @@ def score_all(plan: Plan, model: MetaNER, note: dict[str, Any], folder: Path) ->
     english: Memory | None = None
     for language in plan.languages:
         ks = plan.ks if note["row"] == "full" else (2,)
-        wanted: list[tuple[str, Supports, InnerStep]]
+        wanted: list[tuple[str, SupportCount, InnerStep]]
         wanted = [("english", k, inner_step(model, None, 1, "sgd")) for k in ks]
         if plan.unlabelled is not None and note["row"] in plan.unlabelled_rows:
             wanted.append(("unlabelled", *plan.unlabelled))
@@ -126,9 +126,7 @@ def score_all(plan: Plan, model: MetaNER, note: dict[str, Any], folder: Path) ->
                 memory = english
             else:
                 if pool is None:
-                    pool = Memory(model)
-                    text = sentences(plan.data / UNLABELLED[language])
-                    pool.add_unlabelled(text[:: max(1, len(text) // plan.texts)], confidence=plan.confidence)
+                    pool = unlabelled_memory(model, plan.data / UNLABELLED[language], plan.texts, plan.confidence)
                 memory = pool
             found = evaluate(
                 model,
@@ -162,6 +160,14 @@ def sentences(path: Path) -> list[Sentence]:
     """The labelled sentences of a file, Chinese ones cut into words unless they are to be scored by character."""
     found = list(read(path))
     return found if path.name == "test.txt" else [regroup(sentence) for sentence in found]
+
+
+def unlabelled_memory(model: MetaNER, path: Path, texts: int, confidence: float) -> Memory:
+    """A memory of those of some sentences, spread over a file, that the model is sure of, with its own tags."""
+    pool = sentences(path)
+    memory = Memory(model)
+    memory.add_unlabelled(pool[:: max(1, len(pool) // texts)][:texts], confidence=confidence)
+    return memory
 
 
 def run_apart(threads: int, plan: Plan, row: str, seed: int) -> None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from benchmarks.paper.runs import ROWS, TEST
 from benchmarks.records import append, lines, put
-from pymetaner.learning import Supports
+from pymetaner.learning import SupportCount
 
 DOCS = Path(__file__).parents[2] / "docs"
 SAMPLES = 2000
@@ -20,7 +20,7 @@ PUBLISHED = {
     "mBERT, Meta-Cross (Wu et al. 2020)": (76.75, 80.44, 73.16, 55.30, 77.89),
     "UniTrans (Wu et al. 2020b): translation, unlabelled target text": (79.31, 82.90, 74.82, None, None),
 }
-Way = tuple[str, str | None, Supports]  # row, memory, k
+Way = tuple[str, str | None, SupportCount]  # row, memory, k
 Scores = dict[Way, dict[str, dict[int, float]]]  # -> language -> seed -> F1
 
 
@@ -50,7 +50,7 @@ def _table(scores: Scores) -> str:
     return "\n".join(table) + "\n"
 
 
-def _ways(scores: Scores, row: str) -> list[tuple[str | None, Supports]]:
+def _ways(scores: Scores, row: str) -> list[tuple[str | None, SupportCount]]:
     ways = {(memory, k) for name, memory, k in scores if name == row}
     return sorted(ways, key=lambda way: (way[0] or "", str(way[1]).zfill(4)))
 

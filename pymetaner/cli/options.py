@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 import typer
 
 from pymetaner.errors import SettingError
 
+if TYPE_CHECKING:
+    from pymetaner.learning import SupportCount
+
 Notation: TypeAlias = Literal["IOB1", "IOB2", "BIOES", "BILOU", "IO"]
-Supports: TypeAlias = int | Literal["all"]
 Format: TypeAlias = Literal["columns", "jsonl"]
 
 _MODEL = "A model's folder or hub id; the one that comes with pymetaner if not given."
@@ -120,7 +122,7 @@ NotationOption = Annotated[
 Encoding = Annotated[str, typer.Option(help="The character encoding of the files.", rich_help_panel=_READING)]
 
 
-def k_of(value: str | None) -> Supports | None:
+def k_of(value: str | None) -> SupportCount | None:
     """The number of supports that a command line asks for."""
     if value is None:
         return None

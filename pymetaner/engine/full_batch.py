@@ -14,17 +14,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from pymetaner.engine.precision import computing_in
 from pymetaner.engine.reference import moving_copy, take_step
 from pymetaner.engine.task import Computation, InnerStep, Task, Work
+from pymetaner.loss import batch_loss
 from pymetaner.model import MetaNER
-from pymetaner.ops import masked_token_loss
 from pymetaner.progress import track
 from pymetaner.sentence import Sentence
 from pymetaner.view import View, borrowed_view
-from pymetaner.windows import IGNORE, Batch, Window, make_batch, pack
+from pymetaner.windows import IGNORE, Batch, Window, make_batch, pack, pad_hidden
 
 __all__ = ["full_batch_logits", "full_batch_model"]
 
@@ -52,7 +51,7 @@ def full_batch_model(
         tag_ids = [model.labels.encode(support.tags or ()) for support in supports]
         batches = list(_batches(model, model.words.windows(supports), 1 if view.one_by_one else len(supports)))
         labels = [batch.labels(tag_ids, model.words.others) for batch in batches]
-        words = sum(int((rows != IGNORE).sum()) for rows in labels)
+        words = max(1, sum(int((rows != IGNORE).sum()) for rows in labels))
         windows = sum(map(len, labels))
         lower: list[Tensor | None] = [None] * len(batches)
         keep = sum(batch.input_ids.numel() for batch in batches) * model.dim * 4 <= _KEPT_BYTES
@@ -67,12 +66,7 @@ def full_batch_model(
                 if keep:
                     lower[i] = hidden
                 logits = view.upper(batch.input_ids, batch.attention_mask, hidden)
-                mean = masked_token_loss(logits, labels[i], 0.0)
-                loss = (mean * (labels[i] != IGNORE).sum(1)).sum() / max(1, words)
-                if inner.lambda_max:
-                    largest = masked_token_loss(logits, labels[i], 1.0) - mean
-                    loss = loss + inner.lambda_max * largest.sum() / windows
-                loss.backward()
+                batch_loss(logits, labels[i], inner.lambda_max, pieces=words, sentences=windows).backward()
             if i + 1 == len(batches):
                 take_step(weights, {name: weight.grad for name, weight in weights.items()}, inner, rates, state)
                 for weight in weights.values():
@@ -106,10 +100,8 @@ def full_batch_logits(
             work.batches += 1
             work.pieces += sum(len(window.ids) for window in windows)
             work.padded += batch.input_ids.numel()
-            given = [known[at] for window in windows if (at := (window.sentence, window.words[0])) in known]
-            if len(given) == len(windows):
-                lower: Tensor | None = pad_sequence(given, batch_first=True)
-            else:
+            lower = pad_hidden([known.get((window.sentence, window.words[0])) for window in windows])
+            if lower is None:
                 lower = view.lower(batch.input_ids, batch.attention_mask)
             return view.upper(batch.input_ids, batch.attention_mask, lower)
 

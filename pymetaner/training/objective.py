@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from pymetaner.errors import SettingError
+from pymetaner.loss import batch_loss
 from pymetaner.model import MetaNER
-from pymetaner.ops import masked_token_loss
 from pymetaner.training.settings import TrainSettings
 from pymetaner.windows import IGNORE, Batch, Window, make_batch, pack
 
-__all__ = ["BaseObjective", "Batches", "Objective", "batch_loss", "mask_entities", "masking"]
+__all__ = ["BaseObjective", "Batches", "Objective", "mask_entities", "masking"]
 
 Item = TypeVar("Item")
 
@@ -52,30 +52,6 @@ def mask_entities(
     entity = ~torch.isin(labels, labels.new_tensor([IGNORE, *outside]))
     drawn = torch.rand(input_ids.shape, device=input_ids.device) < probability
     return torch.where(entity & drawn, mask_id, input_ids)
-
-
-def batch_loss(
-    logits: Tensor, labels: Tensor, lambda_max: float, *, pieces: int | Tensor, sentences: int | Tensor
-) -> Tensor:
-    """A part of a batch's loss: mean cross-entropy of its words + `lambda_max` * mean of its sentences' largest one.
-
-    Equations 9 and 10 of Wu et al. 2020. Unlike the mean of `masked_token_loss` over the rows, every word weighs the
-    same here, however long its sentence. The parts of a batch add up to its loss, so a batch need not fit in memory.
-    Given the counts of each row's own task instead, it is a part of the sum of the tasks' losses.
-
-    Args:
-        logits: (B, T, C) of the part.
-        labels: (B, T) int64, IGNORE where nothing counts.
-        lambda_max: weight of the max term, 0 or more.
-        pieces: labelled ones in the whole batch, or (B,) in the task of each row.
-        sentences: rows in the whole batch, or (B,) of the task of each row.
-    """
-    counted = (labels != IGNORE).sum(1).to(logits.dtype)
-    means = masked_token_loss(logits, labels, 0.0)
-    loss = (means * counted / pieces).sum()
-    if lambda_max:
-        loss = loss + lambda_max * ((masked_token_loss(logits, labels, 1.0) - means) / sentences).sum()
-    return loss
 
 
 def masking(model: MetaNER, settings: TrainSettings) -> tuple[tuple[int, ...], int]:

@@ -18,7 +18,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.utils.rnn import pad_sequence
 
 from pymetaner.engine.batched.factors import Layout, WindowFactors, check_adaptable, factors_of
 from pymetaner.engine.batched.limits import Limits, split_on_overflow
@@ -29,7 +28,7 @@ from pymetaner.engine.task import Computation, InnerStep, Task, Work
 from pymetaner.model import MetaNER
 from pymetaner.progress import track
 from pymetaner.view import View, borrowed_view
-from pymetaner.windows import Batch, Window, make_batch, pack
+from pymetaner.windows import Batch, Window, make_batch, pack, pad_hidden
 
 __all__ = ["BatchedEngine", "Query", "batched_logits"]
 
@@ -201,7 +200,7 @@ class BatchedEngine:
             queries = [block[i] for i in group]
             batch = make_batch([query.window for query in queries], self.model.pad_id).to(self.model.device)
             ids = batch.input_ids if edit is None else edit(batch)
-            lower = _padded([query.lower for query in queries])
+            lower = pad_hidden([query.lower for query in queries])
             correction = self._correction([query.task for query in queries], steps)
             with torch.set_grad_enabled(self.order > 0), self._computing():
                 if lower is None:
@@ -264,7 +263,7 @@ class BatchedEngine:
             placed = [replace(windows[i], sentence=place) for place, i in enumerate(group)]
             batch = make_batch(placed, self.model.pad_id).to(self.model.device)
             labels = batch.labels([self.supports.tag_ids(rows[i]) for i in group], self.model.words.others)
-            lower = _padded([self._lower.get(rows[i]) for i in group])
+            lower = pad_hidden([self._lower.get(rows[i]) for i in group])
             with self._computing():
                 if lower is None:
                     lower = self.view.lower(batch.input_ids, batch.attention_mask)
@@ -317,9 +316,3 @@ class BatchedEngine:
             for step in steps
         ]
         return TakenSteps(taken, self.rates, self.inner.optimizer, self.view.source)
-
-
-def _padded(hidden: Sequence[Tensor | None]) -> Tensor | None:
-    """(B, T, d) of B tensors (T, d), padded with zeros; None if one is not known."""
-    known = [tensor for tensor in hidden if tensor is not None]
-    return pad_sequence(known, batch_first=True) if len(known) == len(hidden) else None
