@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from benchmarks.contest import OURS
 from benchmarks.engine import DEVICE, model_of, synchronised, tasks_of
 from pymetaner.engine.bertadam import bertadam_update
-from pymetaner.loss import batch_loss
 from pymetaner.model import MetaNER
 from pymetaner.network import adapted_parameters
+from pymetaner.objective import batch_loss
 from pymetaner.training import MetaSettings, wu2020
 from pymetaner.training.meta import MetaObjective
 from pymetaner.windows import make_batch

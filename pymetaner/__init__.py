@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pymetaner.sentence import Entity, Sentence
     from pymetaner.settings import Settings
     from pymetaner.training import MetaSettings, TrainSettings, train
+    from pymetaner.unlabelled import self_train
 
 __version__ = _version("pymetaner")
 
@@ -59,6 +60,7 @@ _HOMES = {
     "masked_token_loss": "ops",
     "predict": "adaptation",
     "read": "readers",
+    "self_train": "unlabelled",
     "train": "training",
     "write": "readers",
 }
@@ -90,6 +92,7 @@ __all__ = [
     "masked_token_loss",
     "predict",
     "read",
+    "self_train",
     "train",
     "write",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,14 +14,15 @@ from pymetaner.cache import FactorCache
 from pymetaner.decode import decode
 from pymetaner.engine import (
     Computation,
+    FineTuning,
     InnerOptimizer,
     InnerStep,
     Precision,
     Task,
     Work,
     batched_logits,
-    full_batch_logits,
-    full_batch_model,
+    fine_tuned_logits,
+    fine_tuned_model,
 )
 from pymetaner.errors import EmptyDataError, SettingError
 from pymetaner.knn import bank_of, fused
@@ -39,9 +40,9 @@ _RESAMPLES = 500
 _STEP_SIZES: dict[InnerOptimizer, tuple[float, ...]] = {
     "sgd": (0.02, 0.05, 0.1),
     "bertadam": (1e-5, 3e-5, 1e-4),
-    "signsgd": (1e-5, 3e-5, 1e-4),
 }
 _FOLDS, _SAMPLE = 3, 200
+_TRIAL_STEPS = 12  # of learning from a fold: enough to tell whether it gains
 _ENOUGH = 50  # sentences, from which on learning from all of them has gained in every draw; benchmarks/results/LOG.md
 
 
@@ -51,7 +52,7 @@ class Trial:
 
     Attributes:
         k: supports of a sentence; 0 for tagging without adapting, ``"all"`` for the whole memory.
-        inner: the inner step; None without adapting.
+        inner: the inner step, or how all is learned; None without adapting.
         knn: weight of the nearest labelled words.
         score: of the memory's sentences, each adapted on others only.
         margin: its gain in F1 over not adapting, less one standard error of that gain (paired bootstrap) for each
@@ -59,7 +60,7 @@ class Trial:
     """
 
     k: SupportCount
-    inner: InnerStep | None
+    inner: InnerStep | FineTuning | None
     knn: float
     score: Score
     margin: float
@@ -87,14 +88,11 @@ class Calibration:
         inner = self.best.inner
         if inner is None:
             return {"k": 0, "knn": self.best.knn}
-        return {
-            "k": self.best.k,
-            "lr": list(inner.lr) if isinstance(inner.lr, tuple) else inner.lr,
-            "steps": inner.steps,
-            "inner_optimizer": inner.optimizer,
-            "lambda_max": inner.lambda_max,
-            "knn": self.best.knn,
-        }
+        lr = list(inner.lr) if isinstance(inner.lr, tuple) else inner.lr
+        common = {"k": self.best.k, "lr": lr, "lambda_max": inner.lambda_max, "knn": self.best.knn}
+        if isinstance(inner, FineTuning):  # the number of steps goes with the memory's size
+            return common
+        return common | {"steps": inner.steps, "inner_optimizer": inner.optimizer}
 
     def __str__(self) -> str:
         gain = 100 * (self.best.score.f1 - self.plain.score.f1)
@@ -170,14 +168,17 @@ def calibrate(
     tried = [plain]
     from_all: Trial | None = None
     if "all" in ks and len(memory) <= most_for_all:
-        tried.append(trials.from_all(learning_of(model, memory, k="all").inner))
+        how = learning_of(model, memory, k="all").inner
+        assert isinstance(how, FineTuning)
+        tried.append(trials.from_all(how))
         if tried[-1].margin > 0:
             from_all, numbers = tried[-1], []
     pairs = [(k, InnerStep(lr, optimizer=optimizer)) for k in numbers for lr in lrs or _STEP_SIZES[optimizer]]
     for k, inner in track(pairs, "calibrating", progress):
         tried.append(trials.adapted(k, inner))
     best = max(tried, key=_margin)
-    if best.k != "all" and best.inner is not None:
+    if isinstance(best.inner, InnerStep):
+        assert best.k != "all"
         tried += [trials.adapted(best.k, inner) for inner in _variations(model, best.inner, steps)]
         best = max(tried, key=_margin)
     # On top of what all sentences taught, their votes add nothing but chance.
@@ -186,7 +187,7 @@ def calibrate(
     return Calibration(from_all or max(tried, key=_margin), plain, tuple(tried), len(trials.sentences))
 
 
-_Choice = tuple[SupportCount, InnerStep | None, float]
+_Choice = tuple[SupportCount, InnerStep | FineTuning | None, float]
 
 
 def _choice(trial: Trial) -> _Choice:
@@ -230,8 +231,8 @@ class _Trials:
         self.computation = computation
         self.plain_trial = self._trial(0, None, 0.0, [reading.logits for reading in self.readings])
 
-    def from_all(self, inner: InnerStep) -> Trial:
-        """Tagging after inner steps on the whole memory but the fold of the sentence."""
+    def from_all(self, how: FineTuning) -> Trial:
+        """Tagging after learning from the whole memory but the fold of the sentence."""
         sampled = set(_spread(self.memory.ids, _SAMPLE)) | set(self.ids)
         pool = [sentence for number, sentence in self.memory if number in sampled]
         words = dict.fromkeys(sentence.words for sentence in pool)
@@ -241,13 +242,13 @@ class _Trials:
             others = [sentence for sentence in pool if fold_of[sentence.words] != fold]
             held_out = [i for i, sentence in enumerate(self.sentences) if fold_of[sentence.words] == fold]
             if others and held_out:
-                learned = full_batch_model(self.model, others, inner, self.computation)
+                learned = fine_tuned_model(self.model, others, replace(how, steps=_TRIAL_STEPS), self.computation)
                 tasks = [Task(self.sentences[i], (), self.readings[i].lower) for i in held_out]
-                found = full_batch_logits(learned, tasks, self.computation, Work())
+                found = fine_tuned_logits(learned, tasks, self.computation, Work())
                 for i, rows in zip(held_out, found, strict=True):
                     logits[i] = rows
         doubt = 1.0 if len(self.memory) >= _ENOUGH else -1.0
-        return self._trial("all", inner, 0.0, logits, self.plain_trial, doubt)
+        return self._trial("all", how, 0.0, logits, self.plain_trial, doubt)
 
     def adapted(self, k: int, inner: InnerStep) -> Trial:
         """Tagging after inner steps on the `k` nearest."""
@@ -269,7 +270,7 @@ class _Trials:
     def _trial(
         self,
         k: SupportCount,
-        inner: InnerStep | None,
+        inner: InnerStep | FineTuning | None,
         knn: float,
         logits: list[Any],
         before: Trial | None = None,

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,7 +10,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pymetaner.errors import EmptyDataError, UnsupportedModelError
-from pymetaner.memory import Memory
 from pymetaner.model import MetaNER
 from pymetaner.network import adapted_modules, forward, head_of, weight_sharing_copy
 from pymetaner.sentence import Sentence
@@ -83,10 +80,7 @@ def extend(model: MetaNER, sentences: Sequence[Sentence], *, batch_size: int = 1
     network.num_labels = len(labels.tags)  # type: ignore[assignment]
     extended = MetaNER(network, model.tokenizer, labels=labels, settings=model.settings)
     if len(model.memory):
-        with tempfile.TemporaryDirectory() as folder:
-            copy = Path(folder) / "memory.sqlite"
-            model.memory.save(copy)
-            extended.memory = Memory.load(extended, copy)
+        extended.memory = model.memory.copy_for(extended)
     return extended
 
 

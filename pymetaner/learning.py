@@ -6,28 +6,31 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from pymetaner.engine import InnerOptimizer, InnerStep
+from pymetaner.engine import FineTuning, InnerOptimizer, InnerStep
 from pymetaner.errors import SettingError
 from pymetaner.memory import Memory
 from pymetaner.model import MetaNER
 
-__all__ = ["EngineName", "Learning", "SupportCount", "inner_step", "learning_of"]
+__all__ = ["EngineName", "Learning", "SupportCount", "inner_step", "learning_of", "step_size"]
 
 EngineName = Literal["auto", "batched", "reference"]
 
 SupportCount = int | Literal["all"]
 
 _DEFAULTS: dict[str, Any] = {"k": 2, "lr": None, "steps": 1, "inner_optimizer": "sgd", "lambda_max": 0.0, "knn": 0.0}
-_DEFAULTS_OF_ALL = _DEFAULTS | {"steps": 2, "inner_optimizer": "signsgd"}
+_DEFAULTS_OF_ALL: dict[str, Any] = {"k": "all", "lr": None, "steps": None, "lambda_max": 0.0, "knn": 0.0}
 
 
 @dataclass(frozen=True)
 class Learning:
-    """What to learn from before tagging, and how; the arguments of `pymetaner.adapt`."""
+    """What to learn from before tagging, and how; the arguments of `pymetaner.adapt`.
+
+    With k="all" `inner` is a FineTuning, else an InnerStep.
+    """
 
     memory: Memory
     k: SupportCount
-    inner: InnerStep
+    inner: InnerStep | FineTuning
     engine: EngineName = "auto"
     exclude_self: bool = False
     knn: float = 0.0
@@ -43,6 +46,10 @@ class Learning:
             raise SettingError(
                 "k='all' learns from the whole memory at once, where exclude_self cannot leave a sentence out: give a "
                 "number, or leave exclude_self out"
+            )
+        if self.k == "all" and self.engine == "reference":
+            raise SettingError(
+                "k='all' fine-tunes one model for all sentences, which the loop over sentences cannot: leave engine out"
             )
         if self.engine not in ("auto", "batched", "reference"):
             raise SettingError(f"engine={self.engine!r}: expected 'auto', 'batched' or 'reference'")
@@ -75,7 +82,15 @@ def learning_of(
     memory = model.memory if memory is None else memory
     calibrated = memory.calibration if not given and isinstance(memory, Memory) else None
     chosen: dict[str, Any] = calibrated or given
-    chosen = (_DEFAULTS_OF_ALL if chosen.get("k") == "all" else _DEFAULTS) | chosen
+    if chosen.get("k") == "all":
+        chosen = _DEFAULTS_OF_ALL | chosen
+        if "inner_optimizer" in chosen:
+            raise SettingError(
+                f"inner_optimizer={chosen['inner_optimizer']!r} with k='all', which fine-tunes with AdamW: leave it out"
+            )
+        how = FineTuning(step_size(model, chosen["lr"], "adamw"), chosen["steps"], chosen["lambda_max"])
+        return Learning(memory, "all", how, engine, exclude_self, chosen["knn"])
+    chosen = _DEFAULTS | chosen
     inner = inner_step(model, chosen["lr"], chosen["steps"], chosen["inner_optimizer"], chosen["lambda_max"])
     return Learning(memory, chosen["k"], inner, engine, exclude_self, chosen["knn"])
 
@@ -84,7 +99,12 @@ def inner_step(
     model: MetaNER, lr: float | Sequence[float] | None, steps: int, optimizer: InnerOptimizer, lambda_max: float = 0.0
 ) -> InnerStep:
     """The inner step of these settings, the model's own step size by default."""
-    if isinstance(lr, Sequence) and not isinstance(lr, str):
-        lr = tuple(lr)
-    step = InnerStep(lr=1.0 if lr is None else lr, steps=steps, optimizer=optimizer, lambda_max=lambda_max)
-    return step if lr is not None else replace(step, lr=model.settings.lr[optimizer])
+    step = InnerStep(steps=steps, optimizer=optimizer, lambda_max=lambda_max, lr=1.0)  # checks the optimiser first
+    return replace(step, lr=step_size(model, lr, optimizer))
+
+
+def step_size(model: MetaNER, lr: float | Sequence[float] | None, optimizer: str) -> float | tuple[float, ...]:
+    """The step size given, or the model's own."""
+    if lr is None:
+        return model.settings.lr[optimizer]
+    return tuple(lr) if isinstance(lr, Sequence) and not isinstance(lr, str) else lr

@@ -37,7 +37,7 @@ class Profile:
     """What a call of `pymetaner.adapt` did, all sentences together.
 
     Attributes:
-        engine: ``"batched"``, ``"full-batch"``, ``"reference"``, or ``"none"`` if nothing was adapted.
+        engine: ``"batched"``, ``"fine-tuned"``, ``"reference"``, or ``"none"`` if nothing was adapted.
         precision: of products.
         sentences: how many were tagged.
         seconds: spent on reading (tagging without adapting, sentence vectors), searching and adapting.

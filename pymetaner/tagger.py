@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 from pymetaner.decode import decode
 from pymetaner.engine import (
     Computation,
+    FineTuning,
     Task,
     Work,
     batched_logits,
     computing_in,
-    full_batch_logits,
+    fine_tuned_logits,
     reference_logits,
 )
 from pymetaner.errors import MemoryLimitError, UnsupportedModelError
@@ -86,9 +87,9 @@ class _Tagging:
         self.seconds = {"reading": 0.0, "searching": 0.0, "adapting": 0.0}
         self.engine = "none"
         if learning is not None and learning.k:
-            self.engine = "full-batch" if learning.k == "all" else "batched"
-            if learning.engine == "reference":
-                self.engine = "reference"
+            self.engine = "reference" if learning.engine == "reference" else "batched"
+            if isinstance(learning.inner, FineTuning):
+                self.engine = "fine-tuned"
 
     def run(self, sentences: Sequence[Sentence]) -> list[Tagged]:
         """The sentences tagged."""
@@ -99,7 +100,7 @@ class _Tagging:
                 sentences,
                 batch_size=computation.batch_size,
                 progress=computation.progress,
-                keep_lower=self.engine in ("batched", "full-batch"),
+                keep_lower=self.engine in ("batched", "fine-tuned"),
                 keep_hidden=self.learning is not None and self.learning.knn > 0,
             )
         base = decode([r.logits for r in readings], model.labels, model.settings.decoding)
@@ -160,6 +161,9 @@ class _Tagging:
 
     def _logits(self, tasks: Sequence[Task], learning: Learning) -> list[NDArray[np.floating[Any]]]:
         with torch.inference_mode(False):  # a caller's own would leave nothing to learn with
+            if isinstance(learning.inner, FineTuning):
+                learned = model_of_memory(self.model, learning.memory, learning.inner, self.computation)
+                return fine_tuned_logits(learned, tasks, self.computation, self.work)
             if self.engine == "batched":
                 try:
                     return batched_logits(self.model, tasks, learning.inner, self.computation, self.work)
@@ -167,12 +171,6 @@ class _Tagging:
                     if learning.engine == "batched":
                         raise
                     self.engine = "reference"
-            if self.engine == "full-batch":
-                learned = model_of_memory(self.model, learning.memory, learning.inner, self.computation)
-                return full_batch_logits(learned, tasks, self.computation, self.work)
-            if learning.k == "all":
-                everything = tuple(support for _, support in learning.memory)
-                tasks = [replace(task, supports=everything) for task in tasks]
             return reference_logits(self.model, tasks, learning.inner, self.computation, self.work)
 
 

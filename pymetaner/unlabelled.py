@@ -1,12 +1,14 @@
-"""Labels of the model's own for text that has none."""
+"""What text without labels teaches: the model's own tags, for a memory, or to train itself with."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from pymetaner.engine import Computation, Precision
-from pymetaner.errors import SettingError
+from pymetaner.engine import Computation, FineTuning, Precision, fine_tuned_model
+from pymetaner.errors import EmptyDataError, SettingError
 from pymetaner.inputs import as_sentences
+from pymetaner.learning import step_size
 from pymetaner.tagger import tag
 
 if TYPE_CHECKING:
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
     from pymetaner.model import MetaNER
     from pymetaner.sentence import Sentence
 
-__all__ = ["pseudo_labelled"]
+__all__ = ["pseudo_labelled", "self_train"]
 
 
 def pseudo_labelled(
@@ -44,10 +46,67 @@ def pseudo_labelled(
     """
     if isinstance(confidence, bool) or not isinstance(confidence, (int, float)) or not 0 <= confidence <= 1:
         raise SettingError(f"confidence={confidence!r}: expected 0 to 1")
-    blind = [sentence.with_tags(None) for sentence in as_sentences(x)[0]]
-    tagged, _ = tag(model, blind, None, Computation(batch_size=batch_size, precision=precision, progress=progress))
+    computation = Computation(batch_size=batch_size, precision=precision, progress=progress)
     return [
-        sentence.with_tags(item.base_tags)
+        sentence for sentence, least in _own_labels(model, x, computation) if sentence.entities and least >= confidence
+    ]
+
+
+def self_train(
+    model: MetaNER,
+    texts: Taggable,
+    *,
+    steps: int | None = None,
+    lr: float | Sequence[float] | None = None,
+    mask_probability: float = 0.2,
+    seed: int = 0,
+    precision: Precision = "fp32",
+    progress: bool = False,
+) -> MetaNER:
+    """A new model that is better at a language or domain, from text of it alone: self-training (Xie et al. 2020).
+
+    The model tags the texts. A copy of it then learns these tags while it sees less than the model saw: entity words
+    masked (Wu et al. 2020, section 3.3) and dropout on, so that it has to read entities off their context. About 1,000
+    sentences of the kind that will be tagged are a good number; what it is worth: docs/results.md.
+
+    The new model has a copy of the memory, in RAM. Frozen weights are shared with the old model, all others are copies.
+
+    Args:
+        model: the model; nothing of it is changed.
+        texts: what `pymetaner.adapt` takes; labels that sentences have are not looked at.
+        steps: of 32 sentences each; by default two passes over the texts, at least 24 and at most 160 steps.
+        lr: step size of AdamW, above 0, or one for each unfrozen layer and one for the head;
+            ``model.settings.lr["adamw"]`` by default.
+        mask_probability: of masking an entity word, 0 to 1.
+        seed: fixes batches, masks and dropout.
+        precision: of products: ``"fp32"``, ``"tf32"`` (CUDA) or ``"bf16"``.
+        progress: show progress bars.
+
+    Raises:
+        InputError: if `texts` holds something that is not text.
+        EmptyDataError: if no text has a word.
+        SettingError: if a setting is out of range.
+
+    Example:
+        >>> italian = pymetaner.self_train(model, lines, progress=True)  # doctest: +SKIP
+        >>> italian.save_pretrained("italian")  # doctest: +SKIP
+    """
+    how = FineTuning(step_size(model, lr, "adamw"), steps, mask_probability=mask_probability, seed=seed)
+    computation = Computation(precision=precision, progress=progress)
+    labelled = [sentence for sentence, _ in _own_labels(model, texts, computation) if len(sentence)]
+    if not labelled:
+        raise EmptyDataError("no text has a word to learn from: expected sentences of the language to be tagged")
+    trained = fine_tuned_model(model, labelled, how, computation)
+    if len(model.memory):
+        trained.memory = model.memory.copy_for(trained)
+    return trained
+
+
+def _own_labels(model: MetaNER, x: Taggable, computation: Computation) -> list[tuple[Sentence, float]]:
+    """Each sentence with the model's own tags, and the least probability of any of them; 1 without words."""
+    blind = [sentence.with_tags(None) for sentence in as_sentences(x)[0]]
+    tagged, _ = tag(model, blind, None, computation)
+    return [
+        (sentence.with_tags(item.base_tags), float(item.base_scores.min(initial=1.0)))
         for sentence, item in zip(blind, tagged, strict=True)
-        if any(name != "O" for name in item.base_tags) and item.base_scores.min() >= confidence
     ]

@@ -6,7 +6,7 @@ import threading
 import weakref
 from typing import TYPE_CHECKING
 
-from pymetaner.engine import Computation, InnerStep, full_batch_model
+from pymetaner.engine import Computation, FineTuning, fine_tuned_model
 from pymetaner.network import weights_version
 
 if TYPE_CHECKING:
@@ -25,20 +25,20 @@ class _Kept:
         self.model: MetaNER | None = None
 
 
-def model_of_memory(model: MetaNER, memory: Memory, inner: InnerStep, computation: Computation) -> MetaNER:
-    """The model after the inner steps on all sentences of a memory that is not empty.
+def model_of_memory(model: MetaNER, memory: Memory, how: FineTuning, computation: Computation) -> MetaNER:
+    """The model fine-tuned on all sentences of a memory that is not empty.
 
-    They are taken at the first call, and again when the memory, the weights or the settings have changed; threads that
+    It learns at the first call, and again when the memory, the weights or the settings have changed; threads that
     ask meanwhile wait for it.
     """
     with _lock:
         kept = _all_kept.setdefault(memory, _Kept())
     with kept.lock:
-        state = (weights_version(model.network), memory.ids.tobytes(), inner, computation.precision)
+        state = (weights_version(model.network), memory.ids.tobytes(), how, computation.precision)
         if kept.model is None or kept.state != state:
             kept.model = None  # the weights of two need not fit into memory
             supports = [sentence for _, sentence in memory]
-            kept.model = full_batch_model(model, supports, inner, computation)
+            kept.model = fine_tuned_model(model, supports, how, computation)
             kept.state = state
         return kept.model
 

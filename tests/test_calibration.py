@@ -11,7 +11,7 @@ from tiny import CORPUS, model_of
 
 from pymetaner import Memory, adapt, calibrate, calibration, predict
 from pymetaner.decode import decode
-from pymetaner.engine import Task
+from pymetaner.engine import Computation, FineTuning, Task, fine_tuned_model
 from pymetaner.errors import EmptyDataError, SettingError
 from pymetaner.scoring import score
 
@@ -109,7 +109,7 @@ def test_what_cannot_be_calibrated_is_refused(model):
 @pytest.fixture
 def large_steps(model, monkeypatch):
     """A network with random weights tags the same after small ones."""
-    monkeypatch.setattr(model, "settings", replace(model.settings, lr={"signsgd": 0.003}))
+    monkeypatch.setattr(model, "settings", replace(model.settings, lr={"adamw": 0.003}))
     return model
 
 
@@ -130,10 +130,14 @@ def test_learning_from_all_leaves_out_the_third_of_the_sentence(large_steps):
     found = calibrate(model, ks=("all",), knns=())
     assert [trial.k for trial in found.trials] == [0, "all"]
     inner = found.trials[1].inner
-    assert (inner.optimizer, inner.steps, inner.lr) == ("signsgd", 2, model.settings.lr["signsgd"])
-    tasks = [Task(s, tuple(o for j, o in enumerate(CORPUS) if j % 3 != i % 3)) for i, s in enumerate(CORPUS)]
-    tagged = decode(reference(model, tasks, inner), model.labels, model.settings.decoding)
-    assert found.trials[1].score == score([s.tags for s in CORPUS], [tags for tags, _ in tagged]) != found.plain.score
+    assert inner == FineTuning(model.settings.lr["adamw"])
+    tagged = [()] * len(CORPUS)
+    for fold in range(3):
+        others = [sentence for i, sentence in enumerate(CORPUS) if i % 3 != fold]
+        learned = fine_tuned_model(model, others, replace(inner, steps=calibration._TRIAL_STEPS), Computation())
+        held_out = decode([r.logits for r in learned.read(CORPUS)], model.labels, model.settings.decoding)
+        tagged[fold::3] = [tags for tags, _ in held_out][fold::3]
+    assert found.trials[1].score == score([s.tags for s in CORPUS], tagged) != found.plain.score
 
 
 def test_sentences_of_the_same_words_are_left_out_together(large_steps):
@@ -142,10 +146,14 @@ def test_sentences_of_the_same_words_are_left_out_together(large_steps):
     memory.add([CORPUS[0], CORPUS[0].with_tags(("O",) * len(CORPUS[0])), CORPUS[1], CORPUS[2]])
     found = calibrate(model, memory, ks=("all",), knns=())
     gold = [sentence.tags for _, sentence in memory]
-    supports = [(CORPUS[1], CORPUS[2])] * 2 + [tuple(s for _, s in memory if s.words != w.words) for w in CORPUS[1:3]]
-    tasks = [Task(s, others) for (_, s), others in zip(memory, supports, strict=True)]
-    tagged = decode(reference(model, tasks, found.trials[1].inner), model.labels, model.settings.decoding)
-    assert found.trials[1].score == score(gold, [tags for tags, _ in tagged])
+    how = replace(found.trials[1].inner, steps=calibration._TRIAL_STEPS)
+    tagged = []
+    for _, sentence in memory:
+        others = [other for _, other in memory if other.words != sentence.words]
+        learned = fine_tuned_model(model, others, how, Computation())
+        [(tags, _)] = decode([learned.read([sentence])[0].logits], model.labels, model.settings.decoding)
+        tagged.append(tags)
+    assert found.trials[1].score == score(gold, tagged)
 
 
 def test_what_all_of_it_teaches_has_the_benefit_of_the_doubt_from_fifty_sentences_on(large_steps, monkeypatch):
@@ -162,7 +170,7 @@ def test_what_all_of_it_teaches_has_the_benefit_of_the_doubt_from_fifty_sentence
     monkeypatch.setattr(calibration, "_sure_gain", lambda *_: 0.01)
     assert [trial.k for trial in tried(1).trials] == [0, "all"]  # what holds is not compared with dearer choices
     assert tried(1).arguments["k"] == "all"
-    assert adapt(model, CORPUS[:2], **tried(1).arguments)[0].profile.engine == "full-batch"
+    assert adapt(model, CORPUS[:2], **tried(1).arguments)[0].profile.engine == "fine-tuned"
     assert {trial.k for trial in tried(1, most_for_all=len(CORPUS) - 1).trials} == {0, 2, 4}
 
 

@@ -23,12 +23,11 @@ from torch.nn import functional
 from pymetaner import evaluate
 from pymetaner.errors import EmptyDataError, LabelMismatchError, ModelFileError, SaveError, SettingError
 from pymetaner.files import MEMORY
-from pymetaner.loss import batch_loss
 from pymetaner.model import MetaNER
+from pymetaner.objective import Batches, batch_loss, mask_entities
 from pymetaner.sentence import Sentence
 from pymetaner.settings import Settings
-from pymetaner.training import TrainSettings, objective, train, trainer
-from pymetaner.training.objective import Batches, mask_entities
+from pymetaner.training import TrainSettings, train, trainer
 from pymetaner.windows import IGNORE
 
 SHORT = TrainSettings(steps=12, batch_size=4, lr=1e-2, evaluate_every=4, checkpoint_every=3, seed=7)
@@ -343,7 +342,7 @@ def test_long_sentences_train_in_windows_and_parts(tmp_path, monkeypatch):
         model.network.config.attention_probs_dropout_prob = 0.0
     assert len(one.words.windows(sentences)) > len(sentences) + 2
     train(one, sentences, tmp_path / "one", settings=settings)
-    monkeypatch.setattr(objective, "_PART", 100)
+    monkeypatch.setattr("pymetaner.objective._PART", 100)
     train(other, sentences, tmp_path / "other", settings=settings)
     for name, tensor in weights_of(one).items():
         if name.endswith("key.bias"):

@@ -1,12 +1,15 @@
-"""Pseudo-labels: the model's own tags, where it is sure."""
+"""Pseudo-labels: the model's own tags for a memory, where it is sure, and to train itself with."""
 
 from __future__ import annotations
 
 import pytest
-from tiny import CORPUS
+import torch
+from tiny import CORPUS, model_of
 
-from pymetaner import Memory, predict
-from pymetaner.errors import SettingError
+from pymetaner import Memory, MetaNER, adapt, predict, self_train
+from pymetaner.engine import Computation, FineTuning, fine_tuned_model
+from pymetaner.errors import EmptyDataError, InputError, SettingError
+from pymetaner.tagger import tag
 from pymetaner.unlabelled import pseudo_labelled
 
 
@@ -32,3 +35,49 @@ def test_a_memory_takes_them(model):
     assert len(memory) == len(set(ids)) > 0
     assert memory.sources() == {"web": sorted(set(ids))}
     assert memory.add_unlabelled(texts, confidence=1.0) == []
+
+
+def logits_of(model):
+    return torch.cat([torch.from_numpy(reading.logits) for reading in model.read(CORPUS)])
+
+
+def test_self_training_is_fine_tuning_on_the_models_own_tags(model):
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    tokens = [list(s.words) for s in CORPUS]
+    trained = self_train(model, [*tokens, []], steps=3, lr=0.003, mask_probability=0.5, seed=4)
+    blind = [sentence.with_tags(None) for sentence in CORPUS]
+    own = [
+        s.with_tags(item.base_tags) for s, item in zip(blind, tag(model, blind, None, Computation())[0], strict=True)
+    ]
+    how = FineTuning(0.003, 3, mask_probability=0.5, seed=4)
+    assert (logits_of(trained) == logits_of(fine_tuned_model(model, own, how, Computation()))).all()
+    assert (logits_of(trained) - logits_of(model)).abs().max() > 0.01
+    assert all((tensor == before[name]).all() for name, tensor in model.state_dict().items())
+
+
+def test_labels_that_texts_have_are_not_looked_at(model):
+    blind = [sentence.with_tags(None) for sentence in CORPUS]
+    found = [self_train(model, texts, steps=2, lr=0.01) for texts in (CORPUS, blind)]
+    assert (logits_of(found[0]) == logits_of(found[1])).all()
+
+
+def test_a_self_trained_model_has_a_memory_of_its_own_and_can_be_saved(tmp_path):
+    model = model_of("bert")
+    model.memory.add(CORPUS[:6])
+    trained = self_train(model, [s.text for s in CORPUS], steps=2, lr=0.003)
+    assert [s for _, s in trained.memory] == [s for _, s in model.memory]
+    trained.memory.remove(trained.memory.ids[:1].tolist())
+    assert (len(trained.memory), len(model.memory)) == (5, 6)
+    trained.save_pretrained(tmp_path / "saved")
+    again = MetaNER.from_pretrained(tmp_path / "saved")
+    assert adapt(again, CORPUS, lr=0.1) == adapt(trained, CORPUS, lr=0.1)
+    assert len(model_of("bert").memory) == len(self_train(model_of("bert"), ["Ada slept"], steps=1).memory) == 0
+
+
+def test_self_training_tells_what_is_wrong(model):
+    for texts, error in (([], EmptyDataError), (["", " "], EmptyDataError), ([3], InputError)):
+        with pytest.raises(error):
+            self_train(model, texts)
+    for wrong in ({"steps": 0}, {"lr": -1.0}, {"mask_probability": 2}):
+        with pytest.raises(SettingError, match="expected"):
+            self_train(model, ["Ada slept"], **wrong)

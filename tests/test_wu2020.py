@@ -18,12 +18,12 @@ from pymetaner.engine import Computation, InnerStep, MetaLearner, Task
 from pymetaner.engine.bertadam import BertAdam
 from pymetaner.errors import SettingError
 from pymetaner.model import MetaNER
+from pymetaner.objective import Batches
 from pymetaner.scoring import score
 from pymetaner.sentence import Sentence
 from pymetaner.settings import Settings
 from pymetaner.training import MetaSettings, TrainSettings, train, wu2020
 from pymetaner.training.meta import MetaObjective
-from pymetaner.training.objective import Batches
 from pymetaner.training.state import TrainingState
 from pymetaner.windows import IGNORE, make_batch
 

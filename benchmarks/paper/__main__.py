@@ -17,7 +17,6 @@ from rich.console import Console
 
 from benchmarks.paper.runs import ROWS, TEST, Plan, run, run_apart
 from benchmarks.paper.table import write_table
-from pymetaner.engine import InnerStep
 
 HERE = Path(__file__).parent.parent
 SEEDS = (95, 495, 539, 667, 806)
@@ -39,11 +38,7 @@ def main(
     most: Annotated[
         int | None, typer.Option("--sentences", help="test sentences of a language; all if not given")
     ] = None,
-    unlabelled_lr: Annotated[
-        float, typer.Option("--unlabelled-lr", help="steps on all pseudo-labelled texts; 0 for none")
-    ] = 3e-5,
-    unlabelled_texts: Annotated[int, typer.Option("--unlabelled-texts", help="to label")] = 300,
-    confidence: Annotated[float, typer.Option("--confidence", help="of pseudo-labels")] = 0.7,
+    texts: Annotated[int, typer.Option("--texts", help="of each language to self-train on; 0 for none")] = 1000,
     device: Annotated[str, typer.Option("--device")] = "cuda" if torch.cuda.is_available() else "cpu",
     jobs: Annotated[int, typer.Option("--jobs", min=1, help="runs side by side")] = 1,
     table_only: Annotated[bool, typer.Option("--table", help="only write docs/results.md")] = False,
@@ -61,9 +56,7 @@ def main(
             steps=300 if quick else steps,
             languages=tuple(languages.split(",")),
             ks=(2,) if quick else tuple(map(int, ks.split(","))),
-            unlabelled=("all", InnerStep(unlabelled_lr, 2, "signsgd")) if unlabelled_lr else None,
-            texts=unlabelled_texts,
-            confidence=confidence,
+            texts=texts,
             most=most or (500 if quick else None),
         )
         # Rows that learn to adapt take longest, so they come first.

@@ -11,8 +11,19 @@ import numpy as np
 import torch
 
 from benchmarks.records import append, commit, lines
-from pymetaner import FactorCache, Memory, MetaNER, MetaSettings, Sentence, TrainSettings, evaluate, read, train
-from pymetaner.engine import InnerStep, Precision
+from pymetaner import (
+    FactorCache,
+    Memory,
+    MetaNER,
+    MetaSettings,
+    Sentence,
+    TrainSettings,
+    evaluate,
+    read,
+    self_train,
+    train,
+)
+from pymetaner.engine import Precision
 from pymetaner.learning import Learning, SupportCount, inner_step
 from pymetaner.scoring import sentence_counts
 from pymetaner.words import regroup
@@ -58,9 +69,7 @@ class Plan:
         steps: of training.
         languages: which of `TEST`.
         ks: how many English supports are tried with the row `full`; 2 with the others.
-        unlabelled: what to do with a memory of pseudo-labelled text, for the rows named in `unlabelled_rows`.
-        texts: how many of them are read for it, spread over the set.
-        confidence: of pseudo-labels.
+        texts: how many of the target language each model trains itself on, spread over the set; 0 for none.
         most: the most test sentences of a language (and four times as many English ones); None for all.
     """
 
@@ -72,10 +81,7 @@ class Plan:
     steps: int
     languages: tuple[str, ...]
     ks: tuple[int, ...]
-    unlabelled: tuple[SupportCount, InnerStep] | None
-    unlabelled_rows: tuple[str, ...] = ("base", "mask+max", "full")
-    texts: int = 300
-    confidence: float = 0.7
+    texts: int = 1000
     most: int | None = None
 
     @property
@@ -103,42 +109,45 @@ def run(plan: Plan, row: str, seed: int) -> None:
 
 
 def score_all(plan: Plan, model: MetaNER, note: dict[str, Any], folder: Path) -> None:
-    """Scores a model plain, adapted on English supports, and adapted on pseudo-labelled text of each language."""
+    """Scores a model plain, adapted on English supports, and self-trained on text of each language."""
     done = known(plan.results)
     english: Memory | None = None
     for language in plan.languages:
         ks = plan.ks if note["row"] == "full" else (2,)
-        wanted: list[tuple[str, SupportCount, InnerStep]]
-        wanted = [("english", k, inner_step(model, None, 1, "sgd")) for k in ks]
-        if plan.unlabelled is not None and note["row"] in plan.unlabelled_rows:
-            wanted.append(("unlabelled", *plan.unlabelled))
-        missing = [way for way in wanted if (note["row"], note["seed"], language, *way[:2]) not in done]
+        wanted: list[tuple[str, SupportCount]] = [("english", k) for k in ks]
+        if plan.texts:
+            wanted.append(("unlabelled", "all"))
+        missing = [way for way in wanted if (note["row"], note["seed"], language, *way) not in done]
         if not missing:
             continue
         test = sentences(plan.data / TEST[language])[: plan.most]
-        pool: Memory | None = None
-        for memory_name, k, inner in missing:
+        for memory_name, k in missing:
+            adapting: dict[str, Any]
             if memory_name == "english":
                 if english is None:
                     english = Memory(model)
                     text = sentences(plan.data / "conll2003/en/train.txt")
                     english.add([s for s in text if s.words][: plan.most and 4 * plan.most])
-                memory = english
+                inner = inner_step(model, None, 1, "sgd")
+                found = evaluate(
+                    model,
+                    test,
+                    learning=Learning(english, k, inner),
+                    batch_size=256,
+                    precision=plan.precision,
+                    memory_bytes=MEMORY_BYTES,
+                )
+                plain_tags, adapted_tags = found.plain_tags, found.adapted_tags
+                adapting = {"lr": inner.lr, "steps": inner.steps, "supports": len(english)}
             else:
-                if pool is None:
-                    pool = unlabelled_memory(model, plan.data / UNLABELLED[language], plan.texts, plan.confidence)
-                memory = pool
-            found = evaluate(
-                model,
-                test,
-                learning=Learning(memory, k, inner),
-                batch_size=256,
-                precision=plan.precision,
-                memory_bytes=MEMORY_BYTES,
-            )
-            for adapted, tags in ((False, found.plain_tags), (True, found.adapted_tags)):
+                texts = unlabelled(plan.data / UNLABELLED[language], plan.texts)
+                trained = self_train(model, texts, precision=plan.precision)
+                found = evaluate(trained, test, batch_size=256, precision=plan.precision)
+                plain_tags, adapted_tags = None, found.plain_tags
+                adapting = {"lr": trained.settings.lr["adamw"], "texts": len(texts)}
+            for adapted, tags in ((False, plain_tags), (True, adapted_tags)):
                 way = (memory_name, k) if adapted else (None, 0)
-                if (note["row"], note["seed"], language, *way) in done:
+                if tags is None or (note["row"], note["seed"], language, *way) in done:
                     continue
                 done.add((note["row"], note["seed"], language, *way))
                 counts = sentence_counts(found.gold, tags)
@@ -147,7 +156,7 @@ def score_all(plan: Plan, model: MetaNER, note: dict[str, Any], folder: Path) ->
                 np.save(folder / f"{language}-{way[0]}-{way[1]}.npy", counts)
                 line = {**note, "lang": language, "adapted": adapted, "memory": way[0], "k": way[1], "f1": round(f1, 3)}
                 if adapted:
-                    line |= {"lr": inner.lr, "steps": inner.steps, "supports": len(memory)}
+                    line |= adapting
                 append(plan.results, {**line, "commit": commit()})
 
 
@@ -162,12 +171,10 @@ def sentences(path: Path) -> list[Sentence]:
     return found if path.name == "test.txt" else [regroup(sentence) for sentence in found]
 
 
-def unlabelled_memory(model: MetaNER, path: Path, texts: int, confidence: float) -> Memory:
-    """A memory of those of some sentences, spread over a file, that the model is sure of, with its own tags."""
-    pool = sentences(path)
-    memory = Memory(model)
-    memory.add_unlabelled(pool[:: max(1, len(pool) // texts)][:texts], confidence=confidence)
-    return memory
+def unlabelled(path: Path, texts: int) -> list[Sentence]:
+    """Sentences spread over a file, without their tags."""
+    pool = [sentence for sentence in sentences(path) if sentence.words]
+    return [sentence.with_tags(None) for sentence in pool[:: max(1, len(pool) // texts)][:texts]]
 
 
 def run_apart(threads: int, plan: Plan, row: str, seed: int) -> None:

@@ -67,16 +67,20 @@ K = Annotated[
     ),
 ]
 Steps = Annotated[
-    int | None, typer.Option("--steps", min=1, help="Inner steps; 1, or 2 with -k all.", rich_help_panel=_ADAPTING)
+    int | None,
+    typer.Option(
+        "--steps",
+        min=1,
+        help="Inner steps; 1, or as many as the memory calls for with -k all.",
+        rich_help_panel=_ADAPTING,
+    ),
 ]
 InnerLr = Annotated[
     float | None, typer.Option("--lr", help="Inner step size; the model's own if not given.", rich_help_panel=_ADAPTING)
 ]
 InnerOptimizer = Annotated[
-    Literal["sgd", "bertadam", "signsgd"] | None,
-    typer.Option(
-        "--inner-optimizer", help="What takes the inner steps; sgd, or signsgd with -k all.", rich_help_panel=_ADAPTING
-    ),
+    Literal["sgd", "bertadam"] | None,
+    typer.Option("--inner-optimizer", help="What takes the inner steps; sgd if not given.", rich_help_panel=_ADAPTING),
 ]
 LambdaMax = Annotated[
     float | None,

@@ -1,12 +1,12 @@
 """Engines: word logits of each query from a model that took steps on the query's own supports.
 
 `reference` is the plain loop, the oracle for every other engine; `batched` gives the same logits for whole batches
-without touching a weight, at little more than the cost of plain prediction; `full_batch` is for queries that all have
-the same supports, such as a whole memory.
+without touching a weight, at little more than the cost of plain prediction; `fine_tuning` is for queries that all
+have the same supports, such as a whole memory.
 """
 
 from pymetaner.engine.batched import MetaLearner, batched_logits
-from pymetaner.engine.full_batch import full_batch_logits, full_batch_model
+from pymetaner.engine.fine_tuning import FineTuning, fine_tuned_logits, fine_tuned_model
 from pymetaner.engine.precision import Precision, computing_in
 from pymetaner.engine.reference import reference_logits
 from pymetaner.engine.task import Computation, Engine, InnerOptimizer, InnerStep, Task, Work
@@ -14,6 +14,7 @@ from pymetaner.engine.task import Computation, Engine, InnerOptimizer, InnerStep
 __all__ = [
     "Computation",
     "Engine",
+    "FineTuning",
     "InnerOptimizer",
     "InnerStep",
     "MetaLearner",
@@ -22,7 +23,7 @@ __all__ = [
     "Work",
     "batched_logits",
     "computing_in",
-    "full_batch_logits",
-    "full_batch_model",
+    "fine_tuned_logits",
+    "fine_tuned_model",
     "reference_logits",
 ]

@@ -1,9 +1,4 @@
-"""BertAdam as the official code of Wu et al. (2020) uses it: Adam without bias correction, clipped tensor by tensor.
-
-"signsgd" is its first step over and over: no moments, no decay. From zero moments the step is g / (|g| + floor) times
-some 3.16 lr, the gradient's sign but where it is tiny (signSGD, Bernstein et al. 2018). Over a few large batches it
-goes as far as Adam, and moments do not carry it too far.
-"""
+"""BertAdam as the official code of Wu et al. (2020) uses it: Adam without bias correction, clipped tensor by tensor."""
 
 from __future__ import annotations
 
@@ -14,17 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = [
-    "WEIGHT_DECAY",
-    "BertAdam",
-    "bertadam_update",
-    "first_step_",
-    "sign_steps_of",
-    "sign_steps_of_",
-    "signsgd_update",
-    "steps_of",
-    "steps_of_",
-]
+__all__ = ["WEIGHT_DECAY", "BertAdam", "bertadam_update", "first_step_", "steps_of", "steps_of_"]
 
 BETA1, BETA2, EPSILON, WEIGHT_DECAY, CLIP = 0.9, 0.999, 1e-6, 0.01, 1.0
 
@@ -59,12 +44,6 @@ def bertadam_update(
     if weight.dim() > 1:
         update.add_(weight, alpha=weight_decay)
     weight.sub_(update, alpha=lr)
-
-
-def signsgd_update(weight: Tensor, gradient: Tensor, lr: float) -> None:
-    """Move one weight in place by BertAdam's first step, without decay."""
-    gradient = gradient * (CLIP / (torch.linalg.vector_norm(gradient) + 1e-6)).clamp(max=1.0)
-    weight.sub_((1 - BETA1) * gradient / (math.sqrt(1 - BETA2) * gradient.abs() + EPSILON), alpha=lr)
 
 
 class BertAdam(torch.optim.Optimizer):
@@ -122,19 +101,6 @@ def _clip(gradient: Tensor) -> Tensor:
     norm = torch.linalg.vector_norm(gradient, dim=tuple(range(1, gradient.dim())), keepdim=True)
     clip: Tensor = (CLIP / (norm + 1e-6)).clamp(max=1.0)
     return clip
-
-
-def sign_steps_of(gradients: Sequence[Tensor], decay: float | Tensor = 0.0) -> Tensor:
-    """(b, ...) what b weights have moved by, over -lr, from their gradients step by step. Differentiable."""
-    return torch.stack([steps_of([gradient], 0.0) for gradient in gradients]).sum(0)
-
-
-def sign_steps_of_(gradients: Sequence[Tensor], decay: float = 0.0) -> Tensor:
-    """The same in place of the gradients, not differentiable."""
-    total = first_step_(gradients[0])
-    for gradient in gradients[1:]:
-        total += first_step_(gradient)
-    return total
 
 
 def steps_of(gradients: Sequence[Tensor], decay: float | Tensor) -> Tensor:

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from pymetaner.engine.bertadam import bertadam_update, signsgd_update
+from pymetaner.engine.bertadam import bertadam_update
 from pymetaner.engine.precision import computing_in
-from pymetaner.engine.task import Computation, InnerStep, Task, Work
+from pymetaner.engine.task import Computation, InnerStep, Task, Work, rates_of
 from pymetaner.model import MetaNER
 from pymetaner.network import adapted_groups, adapted_modules, adapted_parameters, forward, weight_sharing_copy
 from pymetaner.ops import masked_token_loss
@@ -42,7 +42,7 @@ def reference_logits(
     Raises:
         SettingError: if there are not as many step sizes as layers, or the precision does not fit the model.
     """
-    network, weights, rates = moving_copy(model, inner)
+    network, weights, rates = moving_copy(model, inner.lr)
     start = {name: weight.detach().clone() for name, weight in weights.items()}
     results: list[NDArray[np.floating[Any]]] = []
     with computing_in(computation.precision, network):
@@ -66,7 +66,9 @@ def reference_logits(
     return results
 
 
-def moving_copy(model: MetaNER, inner: InnerStep) -> tuple[PreTrainedModel, dict[str, nn.Parameter], dict[str, float]]:
+def moving_copy(
+    model: MetaNER, lr: float | tuple[float, ...]
+) -> tuple[PreTrainedModel, dict[str, nn.Parameter], dict[str, float]]:
     """A network whose moving weights are its own and whose other tensors are the model's; those weights; their rates.
 
     Raises:
@@ -75,7 +77,7 @@ def moving_copy(model: MetaNER, inner: InnerStep) -> tuple[PreTrainedModel, dict
     frozen = model.settings.freeze_layers
     rates = {
         f"{name}.{key}": rate
-        for name, rate in inner.rates(adapted_groups(model.network, frozen)).items()
+        for name, rate in rates_of(lr, adapted_groups(model.network, frozen)).items()
         for key, _ in model.network.get_submodule(name).named_parameters(recurse=False)
     }
     network = weight_sharing_copy(model.network, own=adapted_modules(model.network, frozen).values())
@@ -109,8 +111,6 @@ def take_step(
                 continue
             if inner.optimizer == "sgd":
                 weight.sub_(gradient, alpha=rates[name])
-            elif inner.optimizer == "signsgd":
-                signsgd_update(weight, gradient, rates[name])
             else:
                 if name not in state:
                     state[name] = torch.zeros_like(weight), torch.zeros_like(weight)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Computation", "Engine", "InnerOptimizer", "InnerStep", "Task", "Work"]
 
-InnerOptimizer = Literal["sgd", "bertadam", "signsgd"]
+InnerOptimizer = Literal["sgd", "bertadam"]
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,7 @@ class InnerStep:
     Attributes:
         lr: step size, above 0; or one for each layer that is not frozen and, last, one for the head: 0 or more.
         steps: how many, 1 or more.
-        optimizer: ``"sgd"``, ``"bertadam"`` as in the official code, or ``"signsgd"``, BertAdam's first step over and
-            over, which is about the gradient's sign (`pymetaner.engine.bertadam`).
+        optimizer: ``"sgd"``, or ``"bertadam"`` as in the official code (`pymetaner.engine.bertadam`).
         lambda_max: weight of the largest token loss, 0 or more.
     """
 
@@ -81,13 +80,18 @@ class InnerStep:
         Raises:
             SettingError: if there are not as many step sizes as groups.
         """
-        lrs = self.lr if isinstance(self.lr, tuple) else (self.lr,) * len(groups)
-        if len(lrs) != len(groups):
-            raise SettingError(
-                f"{len(lrs)} step sizes: expected {len(groups)}, one for each of {len(groups) - 1} unfrozen layers and "
-                "one for the head, or a single number"
-            )
-        return {name: lr for lr, group in zip(lrs, groups, strict=True) if lr for name in group}
+        return rates_of(self.lr, groups)
+
+
+def rates_of(lr: float | tuple[float, ...], groups: Sequence[Collection[str]]) -> dict[str, float]:
+    """`InnerStep.rates` of a step size, or of one for each group."""
+    lrs = lr if isinstance(lr, tuple) else (lr,) * len(groups)
+    if len(lrs) != len(groups):
+        raise SettingError(
+            f"{len(lrs)} step sizes: expected {len(groups)}, one for each of {len(groups) - 1} unfrozen layers and "
+            "one for the head, or a single number"
+        )
+    return {name: lr for lr, group in zip(lrs, groups, strict=True) if lr for name in group}
 
 
 @dataclass(frozen=True)

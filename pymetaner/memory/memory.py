@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
@@ -256,6 +257,18 @@ class Memory(Contents):
         sentences = [sentence for _, sentence in self]
         write(path, sentences, format=format)
         return len(sentences)
+
+    def copy_for(self, encoder: SentenceEncoder) -> Memory:
+        """A memory in RAM with the same sentences for an encoder that gives the same vectors; changes stay apart.
+
+        Raises:
+            EncoderMismatchError: if the encoder gives other vectors.
+            LabelMismatchError: if it does not know all of the entity types.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            copy = Path(folder) / "memory.sqlite"
+            self.save(copy)
+            return Memory.load(encoder, copy)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes a consistent copy, one file, in one atomic step; the memory itself stays where it is.

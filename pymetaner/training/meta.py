@@ -18,12 +18,11 @@ from torch import Tensor, nn
 
 from pymetaner.engine import Computation, MetaLearner, Task
 from pymetaner.errors import EmptyDataError
-from pymetaner.loss import batch_loss
 from pymetaner.model import MetaNER
+from pymetaner.objective import Batches, batch_loss, mask_entities, masking
 from pymetaner.ops import cosine_topk
 from pymetaner.sentence import Sentence
 from pymetaner.settings import Settings
-from pymetaner.training.objective import Batches, mask_entities, masking
 from pymetaner.training.settings import MetaSettings, TrainSettings
 from pymetaner.windows import Batch
 

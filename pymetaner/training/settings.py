@@ -22,7 +22,7 @@ _CHOICES = {
 }
 # Of each inner optimiser: step size and weight of the max term. The steps of SGD grow with the loss, so that a max term
 # makes them too large; those of the others do not.
-_INNER: dict[str, tuple[float, float]] = {"sgd": (0.02, 0.0), "bertadam": (3e-5, 2.0), "signsgd": (4e-5, 0.0)}
+_INNER: dict[str, tuple[float, float]] = {"sgd": (0.02, 0.0), "bertadam": (3e-5, 2.0)}
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class MetaSettings:
     Attributes:
         k: supports of a task, 1 or more.
         optimizer: what takes the inner steps.
-        lr: inner step size; None for 0.02 (SGD), 3e-5 (BertAdam, as in the official code) or 4e-5 (signsgd).
+        lr: inner step size; None for 0.02 (SGD) or 3e-5 (BertAdam, as in the official code).
         steps: inner steps, 1 or more.
         lambda_max: weight of the largest token loss of each support in the inner loss; None for 2.0 (BertAdam,
             as in the official code) or 0 (the others).

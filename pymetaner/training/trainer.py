@@ -21,10 +21,10 @@ from pymetaner.evaluation import evaluate
 from pymetaner.files import MEMORY, REPORT, write_atomically
 from pymetaner.model import MetaNER
 from pymetaner.network import adapted_parameters, fingerprint_of
+from pymetaner.objective import BaseObjective, Objective
 from pymetaner.progress import bar
 from pymetaner.sentence import Sentence
 from pymetaner.training.meta import MetaObjective
-from pymetaner.training.objective import BaseObjective, Objective
 from pymetaner.training.settings import MetaSettings, TrainSettings
 from pymetaner.training.state import TrainingState
 from pymetaner.windows import Window

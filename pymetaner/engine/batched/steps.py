@@ -3,14 +3,13 @@
 SGD: with W' = W - lr * sum_t c_t g_t x_t^T, a Linear gives y'(q) = y(q) - lr * ((q X^T + 1) * c) G, two thin products;
 the 1 is the step of the bias. A LayerNorm's steps are vectors. Several steps add up.
 
-BertAdam, signSGD: a step is elementwise in the gradient, so the gradients of a few tasks are formed (G^T X), turned
-into the steps' sum, multiplied with the queries and dropped, a tile at a time (the rules: `pymetaner.engine.bertadam`).
+BertAdam: a step is elementwise in the gradient, so the gradients of a few tasks are formed (G^T X), turned into the
+steps' sum, multiplied with the queries and dropped, a tile at a time (`pymetaner.engine.bertadam` has the rule).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,35 +17,14 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from pymetaner.engine.batched.factors import Layout, WindowFactors, normalised
-from pymetaner.engine.bertadam import WEIGHT_DECAY, sign_steps_of, sign_steps_of_, steps_of, steps_of_
+from pymetaner.engine.bertadam import WEIGHT_DECAY, steps_of, steps_of_
 from pymetaner.engine.task import InnerOptimizer
 
 __all__ = ["Rates", "StepRows", "TakenSteps"]
 
 Rates = Mapping[str, "float | Tensor"]
 
-
-@dataclass(frozen=True)
-class _Elementwise:
-    """An optimiser whose steps are elementwise in the gradient.
-
-    Attributes:
-        moved: what weights have moved by, over -lr, from their gradients step by step and lr * decay.
-        moved_: the same in place of the gradients, not differentiable.
-        decay: of matrices.
-    """
-
-    moved: Callable[[Sequence[Tensor], Any], Tensor]
-    moved_: Callable[[Sequence[Tensor], Any], Tensor]
-    decay: float
-
-
-_ELEMENTWISE = {
-    "bertadam": _Elementwise(steps_of, steps_of_, WEIGHT_DECAY),
-    "signsgd": _Elementwise(sign_steps_of, sign_steps_of_, 0.0),
-}
-
-# Numbers in a tile of them: on a CPU what its caches hold, on a GPU enough to be worth a launch.
+# Numbers in a tile of BertAdam: on a CPU what its caches hold, on a GPU enough to be worth a launch.
 _TILE = (1 << 20, 1 << 26)
 
 
@@ -165,7 +143,7 @@ class TakenSteps:
         assert isinstance(module, nn.Linear)
         if self.optimizer == "sgd":
             return self._sgd(name, module, x, y, rate)
-        return self._elementwise(name, module, x, y, rate, _ELEMENTWISE[self.optimizer])
+        return self._bertadam(name, module, x, y, rate)
 
     # ---- SGD ----
 
@@ -190,11 +168,9 @@ class TakenSteps:
             self._shared = (key, source, biased, products)
         return products
 
-    # ---- BertAdam, signSGD ----
+    # ---- BertAdam ----
 
-    def _elementwise(
-        self, name: str, linear: nn.Linear, x: Tensor, y: Tensor, rate: float | Tensor, rule: _Elementwise
-    ) -> Tensor:
+    def _bertadam(self, name: str, linear: nn.Linear, x: Tensor, y: Tensor, rate: float | Tensor) -> Tensor:
         dtype = y.dtype
         inputs, gradients = [], []
         for step in self.steps:
@@ -202,11 +178,10 @@ class TakenSteps:
             g, weights = step.gradients(name, y)
             gradients.append(g * weights.to(y.dtype))
         takes = self.steps[0].takes.to(y.dtype)
-        if rule.decay:
-            plain = y if linear.bias is None else y - linear.bias
-            y = y + takes * ((1 - rate * rule.decay) ** len(self.steps) - 1) * plain
+        plain = y if linear.bias is None else y - linear.bias
+        y = y + takes * ((1 - rate * WEIGHT_DECAY) ** len(self.steps) - 1) * plain
         if linear.bias is not None:
-            y = y - rate * rule.moved([g.sum(1) for g in gradients], 0.0)[:, None]
+            y = y - rate * steps_of([g.sum(1) for g in gradients], 0.0)[:, None]
         size = max(1, _TILE[y.device.type != "cpu"] // linear.weight.numel())
         x = x.to(dtype)
         moved = []
@@ -217,12 +192,10 @@ class TakenSteps:
             if torch.is_grad_enabled() and not constant:
                 moved.append(
                     # nothing random is computed again
-                    checkpoint(
-                        _times_steps, rule, x[tile], rate, *factors, use_reentrant=False, preserve_rng_state=False
-                    )
+                    checkpoint(_times_steps, x[tile], rate, *factors, use_reentrant=False, preserve_rng_state=False)
                 )
             else:
-                moved.append(_TimesConstantSteps.apply(rule, x[tile], float(rate), *factors))  # type: ignore[no-untyped-call]
+                moved.append(_TimesConstantSteps.apply(x[tile], float(rate), *factors))  # type: ignore[no-untyped-call]
         return (y - rate * torch.cat(moved)).to(dtype)
 
     # ---- LayerNorm ----
@@ -233,16 +206,15 @@ class TakenSteps:
             moved = gradients[0] if len(gradients) == 1 else torch.stack(gradients).sum(0)
         else:
             parts = range(gradients[0].shape[1])
-            rule = _ELEMENTWISE[self.optimizer]
-            moved = torch.stack([rule.moved([g[:, part] for g in gradients], 0.0) for part in parts], dim=1)
+            moved = torch.stack([steps_of([g[:, part] for g in gradients], 0.0) for part in parts], dim=1)
         moved = (moved * -rate).to(y.dtype)
         y = torch.addcmul(y, normalised(norm, x.to(y.dtype)), moved[:, :1])
         return y if norm.bias is None else y + moved[:, 1:]
 
 
-def _times_steps(rule: _Elementwise, x: Tensor, rate: float | Tensor, *factors: Tensor) -> Tensor:
-    """(b, T, out): x times the summed steps of a tile of tasks, which are formed here and nowhere else."""
-    moved = rule.moved(_gradients(factors), rate * rule.decay).to(x.dtype)
+def _times_steps(x: Tensor, rate: float | Tensor, *factors: Tensor) -> Tensor:
+    """(b, T, out): x times the summed BertAdam steps of a tile of tasks, which are formed here and nowhere else."""
+    moved = steps_of(_gradients(factors), rate * WEIGHT_DECAY).to(x.dtype)
     return torch.bmm(x, moved.transpose(1, 2))
 
 
@@ -250,16 +222,16 @@ class _TimesConstantSteps(torch.autograd.Function):
     """The same where nothing but x has a gradient: the steps are formed in place, and anew for the backward pass."""
 
     @staticmethod
-    def forward(ctx: Any, rule: _Elementwise, x: Tensor, rate: float, *factors: Tensor) -> Tensor:
-        ctx.rule, ctx.rate = rule, rate
+    def forward(ctx: Any, x: Tensor, rate: float, *factors: Tensor) -> Tensor:
+        ctx.rate = rate
         ctx.save_for_backward(*factors)
-        return torch.bmm(x, rule.moved_(_gradients(factors), rate * rule.decay).transpose(1, 2))
+        return torch.bmm(x, steps_of_(_gradients(factors), rate * WEIGHT_DECAY).transpose(1, 2))
 
     @staticmethod
     def backward(ctx: Any, felt: Tensor) -> tuple[Tensor | None, ...]:
         factors = ctx.saved_tensors
-        moved = ctx.rule.moved_(_gradients(factors), ctx.rate * ctx.rule.decay)
-        return None, torch.bmm(felt, moved), None, *[None] * len(factors)
+        moved = steps_of_(_gradients(factors), ctx.rate * WEIGHT_DECAY)
+        return torch.bmm(felt, moved), None, *[None] * len(factors)
 
 
 def _gradients(factors: Sequence[Tensor]) -> list[Tensor]:

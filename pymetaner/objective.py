@@ -10,12 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from pymetaner.errors import SettingError
-from pymetaner.loss import batch_loss
 from pymetaner.model import MetaNER
-from pymetaner.training.settings import TrainSettings
+from pymetaner.ops import masked_token_loss
 from pymetaner.windows import IGNORE, Batch, Window, make_batch, pack
 
-__all__ = ["BaseObjective", "Batches", "Objective", "mask_entities", "masking"]
+__all__ = ["BaseObjective", "Batches", "Drawing", "Objective", "batch_loss", "mask_entities", "masking"]
 
 Item = TypeVar("Item")
 
@@ -33,6 +32,26 @@ class Objective(Protocol):
 
     def backward(self, step: int, share: float) -> float:
         """Adds the gradients of a step; its loss. `share` is the learning rate's share of its peak."""
+
+
+class Drawing(Protocol):
+    """What is drawn for a step and how it is weighed: a part of the settings of a training run or of fine-tuning."""
+
+    @property
+    def batch_size(self) -> int:
+        """Windows a step."""
+
+    @property
+    def mask_probability(self) -> float:
+        """Of replacing a piece with an entity tag by the mask piece, 0 to 1."""
+
+    @property
+    def lambda_max(self) -> float:
+        """Weight of the largest token loss of each sentence."""
+
+    @property
+    def seed(self) -> int:
+        """Fixes the order of the windows."""
 
 
 def mask_entities(
@@ -54,7 +73,7 @@ def mask_entities(
     return torch.where(entity & drawn, mask_id, input_ids)
 
 
-def masking(model: MetaNER, settings: TrainSettings) -> tuple[tuple[int, ...], int]:
+def masking(model: MetaNER, settings: Drawing) -> tuple[tuple[int, ...], int]:
     """The ids of the tags that stand for no entity, and of the mask piece.
 
     Raises:
@@ -64,6 +83,30 @@ def masking(model: MetaNER, settings: TrainSettings) -> tuple[tuple[int, ...], i
     if settings.mask_probability and mask_id is None:
         raise SettingError("the tokenizer has no mask piece: train with mask_probability=0")
     return model.labels.outside, int(mask_id or 0)
+
+
+def batch_loss(
+    logits: Tensor, labels: Tensor, lambda_max: float, *, pieces: int | Tensor, sentences: int | Tensor
+) -> Tensor:
+    """A part of a batch's loss: mean cross-entropy of its words + `lambda_max` * mean of its sentences' largest one.
+
+    Equations 9 and 10 of Wu et al. 2020. Unlike the mean of `masked_token_loss` over the rows, every word weighs the
+    same here, however long its sentence. The parts of a batch add up to its loss, so a batch need not fit in memory.
+    Given the counts of each row's own task instead, it is a part of the sum of the tasks' losses.
+
+    Args:
+        logits: (B, T, C) of the part.
+        labels: (B, T) int64, IGNORE where nothing counts.
+        lambda_max: weight of the max term, 0 or more.
+        pieces: labelled ones in the whole batch, or (B,) in the task of each row.
+        sentences: rows in the whole batch, or (B,) of the task of each row.
+    """
+    counted = (labels != IGNORE).sum(1).to(logits.dtype)
+    means = masked_token_loss(logits, labels, 0.0)
+    loss = (means * counted / pieces).sum()
+    if lambda_max:
+        loss = loss + lambda_max * ((masked_token_loss(logits, labels, 1.0) - means) / sentences).sum()
+    return loss
 
 
 class BaseObjective:
@@ -81,7 +124,7 @@ class BaseObjective:
         model: MetaNER,
         windows: Sequence[Window],
         tag_ids: Sequence[Sequence[int]],
-        settings: TrainSettings,
+        settings: Drawing,
     ) -> None:
         self.parameters: dict[str, nn.Parameter] = {}
         self.model = model
@@ -112,7 +155,7 @@ class Batches(Generic[Item]):
     padding is saved by passing a batch in parts.
     """
 
-    def __init__(self, items: Sequence[Item], settings: TrainSettings) -> None:
+    def __init__(self, items: Sequence[Item], settings: Drawing) -> None:
         self.items = items
         self.settings = settings
         self.per_epoch = math.ceil(len(items) / settings.batch_size)

@@ -1,0 +1,169 @@
+"""One set of supports for every query: a copy of the weights is fine-tuned on them once, and tags all queries.
+
+What it takes depends on the supports, however many queries follow. Nothing is written to the model: the copy shares
+its frozen weights, and its module tree is its own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from pymetaner.engine.precision import computing_in
+from pymetaner.engine.reference import moving_copy
+from pymetaner.engine.task import Computation, InnerStep, Task, Work
+from pymetaner.errors import SettingError
+from pymetaner.model import MetaNER
+from pymetaner.objective import BaseObjective
+from pymetaner.progress import track
+from pymetaner.sentence import Sentence
+from pymetaner.view import borrowed_view
+from pymetaner.windows import Window, make_batch, pad_hidden
+
+__all__ = ["FineTuning", "fine_tuned_logits", "fine_tuned_model"]
+
+_STEPS, _PASSES = (24, 160), 2  # if none are given: benchmarks/results/LOG.md
+_WARM = 5  # steps that warm up
+_CLIP = 1.0  # largest norm of the gradient of all weights
+
+
+@dataclass(frozen=True)
+class FineTuning:
+    """How a copy of the weights learns from supports that all queries share.
+
+    AdamW on batches in random order, dropout on, entity words masked anew each time (Wu et al. 2020, section 3.3); the
+    result is the mean of the weights after each step of the last three quarters (Izmailov et al. 2018), which is far
+    steadier than the last weights of so short a run.
+
+    Attributes:
+        lr: step size, above 0; or one for each layer that is not frozen and, last, one for the head: 0 or more.
+        steps: how many, 1 or more; None for two passes over the supports, but at least 24 and at most 160 steps.
+        lambda_max: weight of the largest token loss of each sentence, 0 or more.
+        batch_size: windows (sentences, but for very long ones) a step, 1 or more.
+        mask_probability: of replacing a piece with an entity tag by the mask piece, 0 to 1; a tokenizer without that
+            piece masks nothing.
+        seed: fixes batches, masks and dropout.
+    """
+
+    lr: float | tuple[float, ...] = 2e-4
+    steps: int | None = None
+    lambda_max: float = 0.0
+    batch_size: int = 32
+    mask_probability: float = 0.2
+    seed: int = 0
+    optimizer: ClassVar[str] = "adamw"
+
+    def __post_init__(self) -> None:
+        InnerStep(self.lr, 1 if self.steps is None else self.steps, lambda_max=self.lambda_max)  # which checks them
+        if isinstance(self.batch_size, bool) or not isinstance(self.batch_size, int) or self.batch_size < 1:
+            raise SettingError(f"batch_size={self.batch_size!r}: expected a whole number, 1 or more")
+        if not 0 <= self.mask_probability <= 1:
+            raise SettingError(f"mask_probability={self.mask_probability!r}: expected 0 to 1")
+
+    def steps_on(self, windows: int) -> int:
+        """How many steps are taken on so many windows."""
+        if self.steps is not None:
+            return self.steps
+        fewest, most = _STEPS
+        return min(max(fewest, math.ceil(_PASSES * windows / self.batch_size)), most)
+
+
+def fine_tuned_model(
+    model: MetaNER, supports: Sequence[Sentence], how: FineTuning, computation: Computation
+) -> MetaNER:
+    """A model that learned from all supports; it shares the frozen weights, and the model itself stays as it is.
+
+    Args:
+        model: the model.
+        supports: labelled sentences, at least one with a word.
+        how: what is done with them.
+        computation: precision and progress.
+
+    Raises:
+        SettingError: if there are not as many step sizes as layers, or the precision does not fit the model.
+    """
+    with torch.inference_mode(False), torch.enable_grad():
+        network, weights, rates = moving_copy(model, how.lr)
+        learner = MetaNER(network, model.tokenizer, labels=model.labels, settings=model.settings)
+        tag_ids = [model.labels.encode(support.tags or ()) for support in supports]
+        windows = model.words.windows(supports)
+        if model.tokenizer.mask_token_id is None:
+            how = replace(how, mask_probability=0.0)
+        objective = BaseObjective(learner, windows, tag_ids, how)
+        steps = how.steps_on(len(windows))
+        optimizer = _optimizer(weights, rates)
+        means = {name: torch.zeros_like(weight) for name, weight in weights.items()}
+        averaged = 0
+        # Dropout draws from torch's own generators; they are as they were afterwards.
+        devices = [model.device] if model.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(how.seed)
+            for step in track(range(steps), "learning", computation.progress):
+                with computing_in(computation.precision, network):
+                    objective.backward(step, 1.0)
+                nn.utils.clip_grad_norm_(weights.values(), _CLIP)
+                for group in optimizer.param_groups:
+                    group["lr"] = group["peak"] * min(1.0, (step + 1) / _WARM)
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+                if step >= steps // 4:
+                    averaged += 1
+                    for name, weight in weights.items():
+                        means[name].lerp_(weight.detach(), 1 / averaged)
+        with torch.no_grad():
+            for name, weight in weights.items():
+                weight.copy_(means[name])
+        network.requires_grad_(False)
+        network.eval()
+        return learner
+
+
+def _optimizer(weights: Mapping[str, nn.Parameter], rates: Mapping[str, float]) -> torch.optim.Optimizer:
+    """AdamW without decay, a group for each step size."""
+    groups: dict[float, list[nn.Parameter]] = {}
+    for name, weight in weights.items():
+        groups.setdefault(rates[name], []).append(weight)
+    return torch.optim.AdamW(
+        [{"params": group, "peak": rate} for rate, group in groups.items()], lr=math.inf, weight_decay=0.0, fused=True
+    )
+
+
+def fine_tuned_logits(
+    model: MetaNER, tasks: Sequence[Task], computation: Computation, work: Work
+) -> list[NDArray[np.floating[Any]]]:
+    """Word logits (W, C) of each query, by a model that `fine_tuned_model` gave.
+
+    Args:
+        model: that model.
+        tasks: the queries; their supports are in the model already.
+        computation: batch size and precision.
+        work: what was done is added to it.
+    """
+    queries = [task.query for task in tasks]
+    known: dict[tuple[int, int], Tensor] = {}  # by sentence and first word of a window
+    lowers = [iter(task.lower) for task in tasks]
+    for window in model.words.windows(queries):
+        hidden = next(lowers[window.sentence], None)
+        if hidden is not None:
+            known[window.sentence, window.words[0]] = hidden
+    with borrowed_view(model.network, model.settings.freeze_layers) as view:
+
+        def run(windows: list[Window]) -> Tensor:
+            batch = make_batch(windows, model.pad_id).to(model.device)
+            work.batches += 1
+            work.pieces += sum(len(window.ids) for window in windows)
+            work.padded += batch.input_ids.numel()
+            lower = pad_hidden([known.get((window.sentence, window.words[0])) for window in windows])
+            if lower is None:
+                lower = view.lower(batch.input_ids, batch.attention_mask)
+            return view.upper(batch.input_ids, batch.attention_mask, lower)
+
+        with torch.inference_mode(), computing_in(computation.precision, model.network):
+            return model.word_logits(queries, run, batch_size=computation.batch_size)
