@@ -47,9 +47,8 @@ def pseudo_labelled(
     if isinstance(confidence, bool) or not isinstance(confidence, (int, float)) or not 0 <= confidence <= 1:
         raise SettingError(f"confidence={confidence!r}: expected 0 to 1")
     computation = Computation(batch_size=batch_size, precision=precision, progress=progress)
-    return [
-        sentence for sentence, least in _own_labels(model, x, computation) if sentence.entities and least >= confidence
-    ]
+    own = _own_labels(model, as_sentences(x)[0], computation)
+    return [sentence for sentence, least in own if sentence.entities and least >= confidence]
 
 
 def self_train(
@@ -67,7 +66,8 @@ def self_train(
 
     The model tags the texts. A copy of it then learns these tags while it sees less than the model saw: entity words
     masked (Wu et al. 2020, section 3.3) and dropout on, so that it has to read entities off their context. About 1,000
-    sentences of the kind that will be tagged are a good number; what it is worth: docs/results.md.
+    sentences of the kind that will be tagged are a good number; of more than the steps can take, some spread over all
+    are used. What it is worth: docs/results.md.
 
     The new model has a copy of the memory, in RAM. Frozen weights are shared with the old model, all others are copies.
 
@@ -93,18 +93,22 @@ def self_train(
     """
     how = FineTuning(step_size(model, lr, "adamw"), steps, mask_probability=mask_probability, seed=seed)
     computation = Computation(precision=precision, progress=progress)
-    labelled = [sentence for sentence, _ in _own_labels(model, texts, computation) if len(sentence)]
-    if not labelled:
+    sentences = [sentence for sentence in as_sentences(texts)[0] if len(sentence)]
+    if not sentences:
         raise EmptyDataError("no text has a word to learn from: expected sentences of the language to be tagged")
+    most = how.steps_on(len(sentences)) * how.batch_size
+    labelled = [sentence for sentence, _ in _own_labels(model, sentences[:: -(-len(sentences) // most)], computation)]
     trained = fine_tuned_model(model, labelled, how, computation)
     if len(model.memory):
         trained.memory = model.memory.copy_for(trained)
     return trained
 
 
-def _own_labels(model: MetaNER, x: Taggable, computation: Computation) -> list[tuple[Sentence, float]]:
+def _own_labels(
+    model: MetaNER, sentences: Sequence[Sentence], computation: Computation
+) -> list[tuple[Sentence, float]]:
     """Each sentence with the model's own tags, and the least probability of any of them; 1 without words."""
-    blind = [sentence.with_tags(None) for sentence in as_sentences(x)[0]]
+    blind = [sentence.with_tags(None) for sentence in sentences]
     tagged, _ = tag(model, blind, None, computation)
     return [
         (sentence.with_tags(item.base_tags), float(item.base_scores.min(initial=1.0)))

@@ -81,3 +81,10 @@ def test_self_training_tells_what_is_wrong(model):
     for wrong in ({"steps": 0}, {"lr": -1.0}, {"mask_probability": 2}):
         with pytest.raises(SettingError, match="expected"):
             self_train(model, ["Ada slept"], **wrong)
+
+
+def test_of_more_texts_than_the_steps_take_some_are_tagged(model, monkeypatch):
+    seen = []
+    monkeypatch.setattr("pymetaner.unlabelled.fine_tuned_model", lambda m, s, *_: seen.append(s) or m)
+    self_train(model, CORPUS * 10, steps=1)
+    assert 16 <= len(seen[0]) <= 32 and len({s.words for s in seen[0]}) > 3

@@ -16,6 +16,7 @@ from pymetaner.cli.extending import extend
 from pymetaner.cli.information import info
 from pymetaner.cli.memories import memory_app
 from pymetaner.cli.output import say, shown_warnings
+from pymetaner.cli.self_training import self_train
 from pymetaner.cli.training import train
 from pymetaner.errors import PymetanerError, SettingError
 
@@ -85,6 +86,7 @@ app.command()(predict)
 app.command()(demo)
 app.command()(evaluate)
 app.command()(train)
+app.command("self-train")(self_train)
 app.command()(extend)
 app.add_typer(memory_app, name="memory")
 app.command()(info)

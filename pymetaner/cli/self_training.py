@@ -1,0 +1,53 @@
+"""`pymetaner self-train`: a model that is better at a language, from text of it without labels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pymetaner.cli import options
+from pymetaner.cli.loading import counted, load_model, text_lines
+from pymetaner.cli.output import spinner
+from pymetaner.errors import SettingError
+
+__all__ = ["self_train"]
+
+
+def self_train(
+    files: Annotated[
+        list[str], typer.Argument(metavar="FILE", help="UTF-8 text, a sentence a line; - for standard input.")
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", file_okay=False, help="The folder of the new model.")],
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model", metavar="MODEL", help="Folder or hub id; if not given, the model that comes with pymetaner."
+        ),
+    ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option("--steps", min=1, help="Of 32 sentences each; two passes over the text, 24 to 160, if not given."),
+    ] = None,
+    lr: Annotated[float | None, typer.Option("--lr", help="Step size; the model's own if not given.")] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Fixes batches, masks and dropout.")] = 0,
+    precision: options.PrecisionOption = "fp32",
+    device: options.Device = "cpu",
+    threads: options.Threads = None,
+) -> None:
+    """Make a model better at a language or domain, from text of it without labels.
+
+    It tags the text, and a copy of it learns the tags with entity words masked. About 1,000 sentences are enough.
+    """
+    texts = [line for file in files for line in text_lines(file) if line.strip()]
+    net = load_model(model, device, threads)
+    if model is not None and out.exists() and Path(model).exists() and out.samefile(model):
+        raise SettingError(f"--out {out} is the model itself, which stays as it is: give another folder")
+    from pymetaner.unlabelled import self_train as self_train_model
+
+    trained = self_train_model(net, texts, steps=steps, lr=lr, seed=seed, precision=precision, progress=True)
+    with spinner("saving"):
+        trained.save_pretrained(out)
+    remembered = counted(len(trained.memory), "sentence")
+    print(f"{out}: trained on {counted(len(texts), 'sentence')} of text; {remembered} in the memory")
