@@ -93,20 +93,19 @@ def adapt(
             entities.
         memory: labelled sentences to learn from; `model.memory` by default.
         k: how many supports a sentence gets, 2 by default; all there are if the memory has fewer; 0 to take no step.
-            ``"all"``: the steps are taken on the whole memory, once, and kept until it changes; a call then costs less
-            than twice what `predict` does.
+            ``"all"``: a copy of the model is fine-tuned on the whole memory, once, and kept until it changes; a call
+            then costs less than twice what `predict` does.
             Where none of `k` to `knn` is given, what ``memory.calibrate()`` found is used, if it was called.
-        steps: inner steps, 1 or more; 1 by default, 2 with ``k="all"``.
+        steps: inner steps, 1 or more; 1 by default. With ``k="all"`` steps of 32 sentences each: by default two passes
+            over the memory, at least 24 and at most 160 steps.
         lr: inner step size, above 0, or one for each unfrozen layer and one for the head; by default the one in
             ``model.settings.lr`` for the optimiser.
-        inner_optimizer: ``"sgd"``, the default, ``"bertadam"`` as in the official code, or ``"signsgd"``, the default
-            with ``k="all"``.
+        inner_optimizer: ``"sgd"``, the default, or ``"bertadam"`` as in the official code; ``k="all"`` has AdamW.
         lambda_max: weight of the largest token loss of each support in the inner loss, 0 or more; 0 by default.
         knn: weight, 0 to 1, of the votes of the memory's words that are most like a word (`pymetaner.knn`); 0 by
             default. The first call reads the memory's sentences for it.
         engine: ``"reference"``, the sequential loop; ``"batched"``, the same logits for whole batches at once;
-            ``"auto"``, the batched one where the network and the memory allow it. With ``k="all"`` every one but the
-            loop is the full-batch one.
+            ``"auto"``, the batched one where the network and the memory allow it. Nothing to choose with ``k="all"``.
         exclude_self: leave a sentence of the memory out of the supports of the same sentence (same words).
         batch_size: the most sentences in a batch.
         precision: of products: ``"fp32"``, ``"tf32"`` (CUDA) or ``"bf16"``.
