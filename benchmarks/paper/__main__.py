@@ -32,7 +32,7 @@ def main(
     seeds: Annotated[int, typer.Option("--seeds", min=1, max=len(SEEDS))] = 5,
     rows: Annotated[str, typer.Option("--rows", help="with commas between them")] = ",".join(ROWS),
     languages: Annotated[str, typer.Option("--languages")] = ",".join(TEST),
-    ks: Annotated[str, typer.Option("--ks", help="English supports tried with the row full")] = "1,2,4,8,16",
+    ks: Annotated[str, typer.Option("--ks", help="English supports for the row full; none if empty")] = "1,2,4,8,16",
     steps: Annotated[int, typer.Option("--steps", help="of training")] = 1200,
     quick: Annotated[bool, typer.Option("--quick", help="one seed, 300 steps, 500 test sentences, K=2")] = False,
     most: Annotated[
@@ -55,7 +55,7 @@ def main(
             device=device,
             steps=300 if quick else steps,
             languages=tuple(languages.split(",")),
-            ks=(2,) if quick else tuple(map(int, ks.split(","))),
+            ks=(2,) if quick else tuple(map(int, ks.split(",") if ks else ())),
             texts=texts,
             most=most or (500 if quick else None),
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,8 @@ import torch
 
 from benchmarks.records import append, commit, lines
 from pymetaner import (
+    Evaluation,
     FactorCache,
-    Memory,
     MetaNER,
     MetaSettings,
     Sentence,
@@ -53,6 +54,7 @@ ROWS: dict[str, tuple[dict[str, Any], bool]] = {  # settings that differ from th
     "meta": (PLAIN_LOSS, True),
     "full": ({}, True),
 }
+Way = tuple[str | None, SupportCount]  # what is learned from: nothing, "english", "unlabelled"; and how much of it
 MEMORY_BYTES = 4 << 30  # for a batch: several runs may share a GPU
 
 
@@ -68,7 +70,7 @@ class Plan:
         device: cpu, cuda, ...
         steps: of training.
         languages: which of `TEST`.
-        ks: how many English supports are tried with the row `full`; 2 with the others.
+        ks: how many English supports are tried with the row `full`; 2 with the others, or none.
         texts: how many of the target language each model trains itself on, spread over the set; 0 for none.
         most: the most test sentences of a language (and four times as many English ones); None for all.
     """
@@ -111,53 +113,49 @@ def run(plan: Plan, row: str, seed: int) -> None:
 def score_all(plan: Plan, model: MetaNER, note: dict[str, Any], folder: Path) -> None:
     """Scores a model plain, adapted on English supports, and self-trained on text of each language."""
     done = known(plan.results)
-    english: Memory | None = None
+    ks = plan.ks if note["row"] == "full" else plan.ks and (2,)
+    ways: list[Way] = [(None, 0), *(("english", k) for k in ks)]
+    if plan.texts:
+        ways.append(("unlabelled", "all"))
     for language in plan.languages:
-        ks = plan.ks if note["row"] == "full" else (2,)
-        wanted: list[tuple[str, SupportCount]] = [("english", k) for k in ks]
-        if plan.texts:
-            wanted.append(("unlabelled", "all"))
-        missing = [way for way in wanted if (note["row"], note["seed"], language, *way) not in done]
-        if not missing:
-            continue
-        test = sentences(plan.data / TEST[language])[: plan.most]
-        for memory_name, k in missing:
-            adapting: dict[str, Any]
-            if memory_name == "english":
-                if english is None:
-                    english = Memory(model)
-                    text = sentences(plan.data / "conll2003/en/train.txt")
-                    english.add([s for s in text if s.words][: plan.most and 4 * plan.most])
-                inner = inner_step(model, None, 1, "sgd")
-                found = evaluate(
-                    model,
-                    test,
-                    learning=Learning(english, k, inner),
-                    batch_size=256,
-                    precision=plan.precision,
-                    memory_bytes=MEMORY_BYTES,
-                )
-                plain_tags, adapted_tags = found.plain_tags, found.adapted_tags
-                adapting = {"lr": inner.lr, "steps": inner.steps, "supports": len(english)}
-            else:
-                texts = unlabelled(plan.data / UNLABELLED[language], plan.texts)
-                trained = self_train(model, texts, precision=plan.precision)
-                found = evaluate(trained, test, batch_size=256, precision=plan.precision)
-                plain_tags, adapted_tags = None, found.plain_tags
-                adapting = {"lr": trained.settings.lr["adamw"], "texts": len(texts)}
-            for adapted, tags in ((False, plain_tags), (True, adapted_tags)):
-                way = (memory_name, k) if adapted else (None, 0)
-                if tags is None or (note["row"], note["seed"], language, *way) in done:
-                    continue
-                done.add((note["row"], note["seed"], language, *way))
-                counts = sentence_counts(found.gold, tags)
-                correct, predicted, labelled = (int(total) for total in counts.sum(0))
-                f1 = 200 * correct / max(1, predicted + labelled)
-                np.save(folder / f"{language}-{way[0]}-{way[1]}.npy", counts)
-                line = {**note, "lang": language, "adapted": adapted, "memory": way[0], "k": way[1], "f1": round(f1, 3)}
-                if adapted:
-                    line |= adapting
-                append(plan.results, {**line, "commit": commit()})
+        missing = [way for way in ways if (note["row"], note["seed"], language, *way) not in done]
+        test = sentences(plan.data / TEST[language])[: plan.most] if missing else []
+        for way in missing:
+            found, how = evaluated(plan, model, language, way, test)
+            counts = sentence_counts(found.gold, found.adapted_tags)
+            correct, predicted, labelled = (int(total) for total in counts.sum(0))
+            memory, k = way
+            np.save(folder / f"{language}-{memory}-{k}.npy", counts)
+            f1 = round(200 * correct / max(1, predicted + labelled), 3)
+            line = {**note, "lang": language, "adapted": memory is not None, "memory": memory, "k": k, "f1": f1}
+            append(plan.results, {**line, **how, "commit": commit()})
+
+
+def evaluated(
+    plan: Plan, model: MetaNER, language: str, way: Way, test: Sequence[Sentence]
+) -> tuple[Evaluation, dict[str, Any]]:
+    """The tags of a test set, and what was learned from before."""
+    memory, k = way
+    if memory is None:
+        return evaluate(model, test, batch_size=256, precision=plan.precision), {}
+    if memory == "unlabelled":
+        texts = unlabelled(plan.data / UNLABELLED[language], plan.texts)
+        trained = self_train(model, texts, precision=plan.precision)
+        found = evaluate(trained, test, batch_size=256, precision=plan.precision)
+        return found, {"lr": trained.settings.lr["adamw"], "texts": len(texts)}
+    if not len(model.memory):
+        source = [sentence for sentence in sentences(plan.data / "conll2003/en/train.txt") if sentence.words]
+        model.memory.add(source[: plan.most and 4 * plan.most])
+    inner = inner_step(model, None, 1, "sgd")
+    found = evaluate(
+        model,
+        test,
+        learning=Learning(model.memory, k, inner),
+        batch_size=256,
+        precision=plan.precision,
+        memory_bytes=MEMORY_BYTES,
+    )
+    return found, {"lr": inner.lr, "steps": inner.steps, "supports": len(model.memory)}
 
 
 def known(results: Path) -> set[tuple[Any, ...]]:
