@@ -29,7 +29,7 @@ def main(
     languages: Annotated[str, typer.Option("--languages")] = ",".join(TEST),
     texts: Annotated[int, typer.Option("--texts", help="spread over the train set")] = 1000,
     steps: Annotated[int | None, typer.Option("--steps")] = None,
-    lr: Annotated[float | None, typer.Option("--lr")] = None,
+    lr: Annotated[float, typer.Option("--lr")] = 2e-4,
     seed: Annotated[int, typer.Option("--seed")] = 0,
 ) -> None:
     """Scores every language on its whole test set."""
@@ -48,7 +48,7 @@ def main(
             "lang": language,
             "texts": len(pool),
             "steps": steps,
-            "lr": net.settings.lr["adamw"] if lr is None else lr,
+            "lr": lr,
             "seed": seed,
             "seconds": round(seconds),
             "sentences": len(test),

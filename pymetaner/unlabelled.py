@@ -56,7 +56,7 @@ def self_train(
     texts: Taggable,
     *,
     steps: int | None = None,
-    lr: float | Sequence[float] | None = None,
+    lr: float | Sequence[float] = 2e-4,
     mask_probability: float = 0.2,
     seed: int = 0,
     precision: Precision = "fp32",
@@ -75,8 +75,7 @@ def self_train(
         model: the model; nothing of it is changed.
         texts: what `pymetaner.adapt` takes; labels that sentences have are not looked at.
         steps: of 32 sentences each; by default two passes over the texts, at least 24 and at most 160 steps.
-        lr: step size of AdamW, above 0, or one for each unfrozen layer and one for the head;
-            ``model.settings.lr["adamw"]`` by default.
+        lr: step size of AdamW, above 0, or one for each unfrozen layer and one for the head.
         mask_probability: of masking an entity word, 0 to 1.
         seed: fixes batches, masks and dropout.
         precision: of products: ``"fp32"``, ``"tf32"`` (CUDA) or ``"bf16"``.
@@ -91,7 +90,8 @@ def self_train(
         >>> italian = pymetaner.self_train(model, lines, progress=True)  # doctest: +SKIP
         >>> italian.save_pretrained("italian")  # doctest: +SKIP
     """
-    how = FineTuning(step_size(model, lr, "adamw"), steps, mask_probability=mask_probability, seed=seed)
+    rate = step_size(model, lr, "adamw")
+    how = FineTuning(rate, steps, mask_probability=mask_probability, interpolation=1.0, seed=seed)
     computation = Computation(precision=precision, progress=progress)
     sentences = [sentence for sentence in as_sentences(texts)[0] if len(sentence)]
     if not sentences:

@@ -142,7 +142,7 @@ def evaluated(
         texts = unlabelled(plan.data / UNLABELLED[language], plan.texts)
         trained = self_train(model, texts, precision=plan.precision)
         found = evaluate(trained, test, batch_size=256, precision=plan.precision)
-        return found, {"lr": trained.settings.lr["adamw"], "texts": len(texts)}
+        return found, {"texts": len(texts)}
     if not len(model.memory):
         source = [sentence for sentence in sentences(plan.data / "conll2003/en/train.txt") if sentence.words]
         model.memory.add(source[: plan.most and 4 * plan.most])

@@ -30,7 +30,7 @@ def self_train(
         int | None,
         typer.Option("--steps", min=1, help="Of 32 sentences each; two passes over the text, 24 to 160, if not given."),
     ] = None,
-    lr: Annotated[float | None, typer.Option("--lr", help="Step size; the model's own if not given.")] = None,
+    lr: Annotated[float, typer.Option("--lr", help="Step size.")] = 2e-4,
     seed: Annotated[int, typer.Option("--seed", help="Fixes batches, masks and dropout.")] = 0,
     precision: options.PrecisionOption = "fp32",
     device: options.Device = "cpu",

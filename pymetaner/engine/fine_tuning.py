@@ -38,25 +38,27 @@ _CLIP = 1.0  # largest norm of the gradient of all weights
 class FineTuning:
     """How a copy of the weights learns from supports that all queries share.
 
-    AdamW on batches in random order, dropout on, entity words masked anew each time (Wu et al. 2020, section 3.3); the
-    result is the mean of the weights after each step of the last three quarters (Izmailov et al. 2018), which is far
-    steadier than the last weights of so short a run.
+    AdamW on batches in random order, dropout on. The mean of the weights after each step of the last three quarters
+    (Izmailov et al. 2018) is far steadier than the last weights of so short a run; the result lies between the model's own
+    weights and it, which keeps few supports from undoing what the model knows (Wortsman et al. 2022).
 
     Attributes:
         lr: step size, above 0; or one for each layer that is not frozen and, last, one for the head: 0 or more.
         steps: how many, 1 or more; None for two passes over the supports, but at least 24 and at most 160 steps.
         lambda_max: weight of the largest token loss of each sentence, 0 or more.
         batch_size: windows (sentences, but for very long ones) a step, 1 or more.
-        mask_probability: of replacing a piece with an entity tag by the mask piece, 0 to 1; a tokenizer without that
-            piece masks nothing.
+        mask_probability: of replacing a piece with an entity tag by the mask piece, drawn anew each time, 0 to 1 (Wu et
+            al. 2020, section 3.3); a tokenizer without that piece masks nothing.
+        interpolation: how far from the model's weights to the mean the result lies, above 0 to 1.
         seed: fixes batches, masks and dropout.
     """
 
-    lr: float | tuple[float, ...] = 2e-4
+    lr: float | tuple[float, ...] = 1e-4
     steps: int | None = None
     lambda_max: float = 0.0
     batch_size: int = 32
-    mask_probability: float = 0.2
+    mask_probability: float = 0.0
+    interpolation: float = 0.6
     seed: int = 0
     optimizer: ClassVar[str] = "adamw"
 
@@ -66,6 +68,8 @@ class FineTuning:
             raise SettingError(f"batch_size={self.batch_size!r}: expected a whole number, 1 or more")
         if not 0 <= self.mask_probability <= 1:
             raise SettingError(f"mask_probability={self.mask_probability!r}: expected 0 to 1")
+        if not 0 < self.interpolation <= 1:
+            raise SettingError(f"interpolation={self.interpolation!r}: expected a number above 0, at most 1")
 
     def steps_on(self, windows: int) -> int:
         """How many steps are taken on so many windows."""
@@ -99,6 +103,7 @@ def fine_tuned_model(
         objective = BaseObjective(learner, windows, tag_ids, how)
         steps = how.steps_on(len(windows))
         optimizer = _optimizer(weights, rates)
+        start = {name: weight.detach().clone() for name, weight in weights.items()}
         means = {name: torch.zeros_like(weight) for name, weight in weights.items()}
         averaged = 0
         # Dropout draws from torch's own generators; they are as they were afterwards.
@@ -119,7 +124,7 @@ def fine_tuned_model(
                         means[name].lerp_(weight.detach(), 1 / averaged)
         with torch.no_grad():
             for name, weight in weights.items():
-                weight.copy_(means[name])
+                weight.copy_(start[name].lerp_(means[name], how.interpolation))
         network.requires_grad_(False)
         network.eval()
         return learner

@@ -22,8 +22,8 @@ from pymetaner.windows import IGNORE, make_batch
 SUPPORTS = tuple(CORPUS[::2])
 # The masks of probability 1 are no chance, so the plain loop has the same.
 WAYS = {
-    "one batch": FineTuning(lr=0.003, steps=3, batch_size=50, mask_probability=0.0),
-    "masked": FineTuning(lr=0.003, steps=6, batch_size=50, mask_probability=1.0),
+    "one batch": FineTuning(lr=0.003, steps=3, batch_size=50, mask_probability=0.0, interpolation=0.6),
+    "masked": FineTuning(lr=0.003, steps=6, batch_size=50, mask_probability=1.0, interpolation=1.0),
     "batches, max term": FineTuning(lr=0.003, steps=9, batch_size=3, mask_probability=1.0, lambda_max=0.7, seed=5),
 }
 
@@ -70,9 +70,11 @@ def plain_loop(model, supports, how):
         optimizer.step()
         if step >= how.steps // 4:
             kept.append({name: weight.detach().clone() for name, weight in weights.items()})
+    own = model.network.state_dict()
     with torch.no_grad():
         for name, weight in weights.items():
-            weight.copy_(torch.stack([each[name] for each in kept]).mean(0))
+            mean = torch.stack([each[name] for each in kept]).mean(0)
+            weight.copy_((1 - how.interpolation) * own[name] + how.interpolation * mean)
     return learner
 
 
@@ -156,7 +158,15 @@ def test_a_tokenizer_without_a_mask_piece_masks_nothing():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"lr": -1.0}, {"steps": 0}, {"batch_size": 0}, {"mask_probability": 1.5}, {"lambda_max": -1}]
+    "wrong",
+    [
+        {"lr": -1.0},
+        {"steps": 0},
+        {"batch_size": 0},
+        {"mask_probability": 1.5},
+        {"interpolation": 0},
+        {"lambda_max": -1},
+    ],
 )
 def test_what_it_cannot_do_is_refused(wrong):
     with pytest.raises(SettingError, match="expected"):
