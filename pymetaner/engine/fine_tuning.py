@@ -39,8 +39,8 @@ class FineTuning:
     """How a copy of the weights learns from supports that all queries share.
 
     AdamW on batches in random order, dropout on. The mean of the weights after each step of the last three quarters
-    (Izmailov et al. 2018) is far steadier than the last weights of so short a run; the result lies between the model's own
-    weights and it, which keeps few supports from undoing what the model knows (Wortsman et al. 2022).
+    (Izmailov et al. 2018) is far steadier than the last weights of so short a run; the result lies between the model's
+    own weights and it, which keeps few supports from undoing what the model knows (Wortsman et al. 2022).
 
     Attributes:
         lr: step size, above 0; or one for each layer that is not frozen and, last, one for the head: 0 or more.
