@@ -75,7 +75,7 @@ def compare(file: Path, runs: Path, scores: Scores) -> None:
     """Appends a paired bootstrap of each row against base, and adapted against plain, where counts are at hand."""
     pairs: list[tuple[Way, Way]] = [((row, None, 0), ("base", None, 0)) for row in ROWS if row != "base"]
     pairs += [(way, (way[0], None, 0)) for way in list(scores) if way[1] is not None]
-    pairs += [(way, ("base", None, 0)) for way in list(scores) if way[1] is not None and way[0] == "full"]
+    pairs += [(way, ("base", None, 0)) for way in list(scores) if way[1] == "unlabelled" and way[0] != "base"]
     for ours, theirs in pairs:
         done = {(tuple(line["row"]), tuple(line["against"])) for line in lines(file)}
         if (ours, theirs) in done:
