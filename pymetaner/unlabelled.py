@@ -91,7 +91,7 @@ def self_train(
         >>> italian.save_pretrained("italian")  # doctest: +SKIP
     """
     rate = step_size(model, lr, "adamw")
-    how = FineTuning(rate, steps, mask_probability=mask_probability, interpolation=1.0, seed=seed)
+    how = FineTuning(rate, steps, mask_probability=mask_probability, seed=seed)
     computation = Computation(precision=precision, progress=progress)
     sentences = [sentence for sentence in as_sentences(texts)[0] if len(sentence)]
     if not sentences:
