@@ -67,6 +67,10 @@ class FactorCache:
     def __len__(self) -> int:
         return len(self._entries)
 
+    def __deepcopy__(self, memo: dict[int, object]) -> FactorCache:
+        """An empty one of the same size: what a cache holds is never part of a model's copy."""
+        return FactorCache(self.cache_bytes, device=self.device, dtype=self.dtype)
+
     @property
     def nbytes(self) -> int:
         """Bytes held now."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from tasks import TASKS, batched, largest_difference
 from tiny import CORPUS, model_of
 
-from pymetaner.adaptation import adapt
+from pymetaner.adaptation import adapt, predict
 from pymetaner.cache import FactorCache
 from pymetaner.engine import Computation, InnerStep, Work, batched_logits
 from pymetaner.engine.batched.factors import SupportFactors, WindowFactors
@@ -153,3 +155,13 @@ def test_the_profile_tells_hits_and_bytes():
     assert "100% from the cache" in str(warm)
     model.cache = FactorCache(0)
     assert adapt(model, texts, lr=0.1)[0].profile.cache_bytes == 0
+
+
+def test_a_copied_model_starts_with_an_empty_cache_of_its_own():
+    model = model_of("bert")
+    model.cache = FactorCache(1 << 20, dtype=torch.bfloat16)
+    batched(model, TASKS, InnerStep(lr=0.1), cache=model.cache)
+    copied = copy.deepcopy(model)
+    assert (len(copied.cache), copied.cache.cache_bytes, copied.cache.dtype) == (0, 1 << 20, torch.bfloat16)
+    assert len(model.cache) > 0
+    assert predict(copied, ["Ada slept"]) == predict(model, ["Ada slept"])
