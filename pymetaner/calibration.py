@@ -242,7 +242,12 @@ class _Trials:
             others = [sentence for sentence in pool if fold_of[sentence.words] != fold]
             held_out = [i for i, sentence in enumerate(self.sentences) if fold_of[sentence.words] == fold]
             if others and held_out:
-                learned = fine_tuned_model(self.model, others, replace(how, steps=_TRIAL_STEPS), self.computation)
+                learned = fine_tuned_model(
+                    self.model,
+                    others,
+                    replace(how, steps=min(_TRIAL_STEPS, how.steps_on(len(others)))),
+                    self.computation,
+                )
                 tasks = [Task(self.sentences[i], (), self.readings[i].lower) for i in held_out]
                 found = fine_tuned_logits(learned, tasks, self.computation, Work())
                 for i, rows in zip(held_out, found, strict=True):

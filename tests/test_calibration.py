@@ -134,7 +134,7 @@ def test_learning_from_all_leaves_out_the_third_of_the_sentence(large_steps):
     tagged = [()] * len(CORPUS)
     for fold in range(3):
         others = [sentence for i, sentence in enumerate(CORPUS) if i % 3 != fold]
-        learned = fine_tuned_model(model, others, replace(inner, steps=calibration._TRIAL_STEPS), Computation())
+        learned = fine_tuned_model(model, others, replace(inner, steps=8), Computation())
         held_out = decode([r.logits for r in learned.read(CORPUS)], model.labels, model.settings.decoding)
         tagged[fold::3] = [tags for tags, _ in held_out][fold::3]
     assert found.trials[1].score == score([s.tags for s in CORPUS], tagged) != found.plain.score
@@ -146,7 +146,7 @@ def test_sentences_of_the_same_words_are_left_out_together(large_steps):
     memory.add([CORPUS[0], CORPUS[0].with_tags(("O",) * len(CORPUS[0])), CORPUS[1], CORPUS[2]])
     found = calibrate(model, memory, ks=("all",), knns=())
     gold = [sentence.tags for _, sentence in memory]
-    how = replace(found.trials[1].inner, steps=calibration._TRIAL_STEPS)
+    how = replace(found.trials[1].inner, steps=8)
     tagged = []
     for _, sentence in memory:
         others = [other for _, other in memory if other.words != sentence.words]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +39,7 @@ def _table(scores: Scores) -> str:
     order = [(row, memory, k) for row in ROWS for memory, k in _ways(scores, row)]
     for row, memory, k in order:
         found = scores[row, memory, k]
-        name = row if memory is None else f"{row}, adapted on {k} {memory}"
+        name = _name((row, memory, k))
         cells = [_cell(list(found.get(language, {}).values())) for language in TEST]
         seeds = [[found[language][seed] for language in TEST] for seed in _complete(found)]
         table.append(f"| {name} | " + " | ".join([*cells, _cell([statistics.mean(seed) for seed in seeds])]) + " |")
@@ -139,6 +140,8 @@ def _tests(results: Path) -> str:
     return "\n".join(table) + "\n"
 
 
-def _name(way: list[object]) -> str:
+def _name(way: Sequence[object]) -> str:
     row, memory, k = way
+    if memory == "unlabelled" and k == "all":
+        return f"{row}, self-trained"
     return f"{row}" if memory is None else f"{row}, adapted on {k} {memory}"

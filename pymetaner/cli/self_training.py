@@ -28,7 +28,7 @@ def self_train(
     ] = None,
     steps: Annotated[
         int | None,
-        typer.Option("--steps", min=1, help="Of 32 sentences each; two passes over the text, 24 to 160, if not given."),
+        typer.Option("--steps", min=1, help="Of 32 sentences each; two passes over the text if not given."),
     ] = None,
     lr: Annotated[float, typer.Option("--lr", help="Step size.")] = 2e-4,
     seed: Annotated[int, typer.Option("--seed", help="Fixes batches, masks and dropout.")] = 0,

@@ -29,7 +29,9 @@ from pymetaner.windows import Window, make_batch, pad_hidden
 
 __all__ = ["FineTuning", "fine_tuned_logits", "fine_tuned_model"]
 
-_STEPS, _PASSES = (24, 160), 2  # if none are given: benchmarks/results/LOG.md
+# If no number of steps is given: two passes over the supports, but at least 24 steps or eight passes, whichever is less,
+# and at most 160 steps (benchmarks/results/LOG.md).
+_PASSES, _FEW_STEPS, _MOST_PASSES, _MOST_STEPS = 2, 24, 8, 160
 _WARM = 5  # steps that warm up
 _CLIP = 1.0  # largest norm of the gradient of all weights
 
@@ -44,7 +46,8 @@ class FineTuning:
 
     Attributes:
         lr: step size, above 0; or one for each layer that is not frozen and, last, one for the head: 0 or more.
-        steps: how many, 1 or more; None for two passes over the supports, but at least 24 and at most 160 steps.
+        steps: how many, 1 or more; None for two passes over the supports, but at least 24 steps or eight
+            passes, whichever is less, and at most 160 steps.
         lambda_max: weight of the largest token loss of each sentence, 0 or more.
         batch_size: windows (sentences, but for very long ones) a step, 1 or more.
         mask_probability: of replacing a piece with an entity tag by the mask piece, drawn anew each time, 0 to 1 (Wu et
@@ -75,8 +78,9 @@ class FineTuning:
         """How many steps are taken on so many windows."""
         if self.steps is not None:
             return self.steps
-        fewest, most = _STEPS
-        return min(max(fewest, math.ceil(_PASSES * windows / self.batch_size)), most)
+        per_pass = windows / self.batch_size
+        fewest = min(_FEW_STEPS, _MOST_PASSES * math.ceil(per_pass))
+        return min(max(fewest, math.ceil(_PASSES * per_pass)), _MOST_STEPS)
 
 
 def fine_tuned_model(
