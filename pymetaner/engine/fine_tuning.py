@@ -29,8 +29,8 @@ from pymetaner.windows import Window, make_batch, pad_hidden
 
 __all__ = ["FineTuning", "fine_tuned_logits", "fine_tuned_model"]
 
-# If no number of steps is given: two passes over the supports, but at least 24 steps or eight passes, whichever is less,
-# and at most 160 steps (benchmarks/results/LOG.md).
+# If no number of steps is given: two passes over the supports, but at least 24 steps or eight passes, whichever is
+# less, and at most 160 steps (benchmarks/results/LOG.md).
 _PASSES, _FEW_STEPS, _MOST_PASSES, _MOST_STEPS = 2, 24, 8, 160
 _WARM = 5  # steps that warm up
 _CLIP = 1.0  # largest norm of the gradient of all weights
