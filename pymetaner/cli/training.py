@@ -108,7 +108,7 @@ def train(
     ] = False,
     k: Annotated[int, _option("Supports of a task.", _META, "--k", "-k", min=1)] = 2,
     inner_lr: Annotated[
-        float | None, _option("Inner step size; 0.02 for SGD, 3e-5 for BertAdam, 4e-5 for signSGD if not given.", _META)
+        float | None, _option("Inner step size; 0.02 for SGD, 3e-5 for BertAdam if not given.", _META)
     ] = None,
     inner_steps: Annotated[int, _option("Inner steps.", _META, min=1)] = 1,
     inner_optimizer: Annotated[Literal["sgd", "bertadam"], _option("What takes the inner steps.", _META)] = "sgd",
