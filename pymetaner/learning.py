@@ -18,7 +18,7 @@ EngineName = Literal["auto", "batched", "reference"]
 SupportCount = int | Literal["all"]
 
 _DEFAULTS: dict[str, Any] = {"k": 2, "lr": None, "steps": 1, "inner_optimizer": "sgd", "lambda_max": 0.0, "knn": 0.0}
-_DEFAULTS_OF_ALL: dict[str, Any] = {"k": "all", "lr": None, "steps": None, "lambda_max": 0.0, "knn": 0.0}
+_DEFAULTS_OF_ALL: dict[str, Any] = {"lr": None, "steps": None, "lambda_max": 0.0, "knn": 0.0}
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,8 @@ class Learning:
             )
         if self.k != "all" and (isinstance(self.k, bool) or not isinstance(self.k, int) or self.k < 0):
             raise SettingError(f"k={self.k!r}: expected a whole number, 0 or more, or 'all'")
+        if (self.k == "all") != isinstance(self.inner, FineTuning):
+            raise SettingError(f"k={self.k!r} with {self.inner}: expected a FineTuning with 'all', else an InnerStep")
         if self.k == "all" and self.exclude_self:
             raise SettingError(
                 "k='all' learns from the whole memory at once, where exclude_self cannot leave a sentence out: give a "

@@ -11,8 +11,9 @@ import torch
 from tiny import CORPUS, model_of
 
 from pymetaner import Memory, Sentence, adapt, predict
-from pymetaner.engine import Computation, FineTuning, fine_tuned_model
+from pymetaner.engine import Computation, FineTuning, InnerStep, fine_tuned_model
 from pymetaner.errors import SettingError
+from pymetaner.learning import Learning
 from pymetaner.whole_memory import model_of_memory
 
 LONG = Sentence(tuple(word for sentence in CORPUS for word in sentence.words))
@@ -103,6 +104,12 @@ def test_an_empty_memory_is_told_and_leaves_the_model_as_it_is():
 def test_neighbours_vote_on_top_of_it(model):
     settings = {"k": "all", "lr": 0.003}
     assert adapt(model, CORPUS, knn=1.0, **settings) != adapt(model, CORPUS, **settings)
+
+
+def test_how_it_learns_goes_with_what_it_learns_from(model):
+    for k, inner in (("all", InnerStep(0.1)), (2, FineTuning())):
+        with pytest.raises(SettingError, match="expected a FineTuning"):
+            Learning(model.memory, k, inner)
 
 
 @pytest.mark.parametrize(

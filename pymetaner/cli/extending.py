@@ -8,9 +8,8 @@ from typing import Annotated
 import typer
 
 from pymetaner.cli import options
-from pymetaner.cli.loading import counted, load_model, read_file, reading_options
+from pymetaner.cli.loading import check_apart, counted, load_model, read_file, reading_options
 from pymetaner.cli.output import spinner
-from pymetaner.errors import SettingError
 
 __all__ = ["extend"]
 
@@ -20,13 +19,8 @@ def extend(
         list[Path],
         typer.Argument(metavar="FILE", exists=True, dir_okay=False, help="Labelled files with entities of new types."),
     ],
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", file_okay=False, help="The folder of the new model.")],
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model", metavar="MODEL", help="Folder or hub id; if not given, the model that comes with pymetaner."
-        ),
-    ] = None,
+    out: options.NewModelOption,
+    model: options.StartOption = None,
     memory: Annotated[bool, typer.Option("--memory/--no-memory", help="Add the sentences to its memory.")] = True,
     format: options.FormatOption = None,
     delimiter: options.Delimiter = None,
@@ -44,8 +38,7 @@ def extend(
     reading = reading_options(format, delimiter, word_column, tag_column, notation, encoding)
     corpora = [read_file(path, reading) for path in files]
     net = load_model(model, device, threads)
-    if model is not None and out.exists() and Path(model).exists() and out.samefile(model):
-        raise SettingError(f"--out {out} is the model itself, which stays as it is: give another folder")
+    check_apart(model, out)
     from pymetaner.extension import extend as extend_model
     from pymetaner.words import regroup
 

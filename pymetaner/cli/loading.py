@@ -21,7 +21,16 @@ if TYPE_CHECKING:
     from pymetaner.model import MetaNER
     from pymetaner.readers import Corpus
 
-__all__ = ["load_model", "memory_file", "opened_memory", "prepare", "read_file", "reading_options", "text_lines"]
+__all__ = [
+    "check_apart",
+    "load_model",
+    "memory_file",
+    "opened_memory",
+    "prepare",
+    "read_file",
+    "reading_options",
+    "text_lines",
+]
 
 
 def prepare(device: str = "cpu", threads: int | None = None) -> str:
@@ -62,6 +71,16 @@ def load_model(name: str | None, device: str = "cpu", threads: int | None = None
                 f"({error}). On the command line: move its memory.sqlite elsewhere, make it fit with `pymetaner memory "
                 "rebuild FILE --model MODEL`, and move it back"
             ) from None
+
+
+def check_apart(model: str | None, out: Path) -> None:
+    """Checks that the folder of a new model is not the model that it is made from.
+
+    Raises:
+        SettingError: if it is.
+    """
+    if model is not None and out.exists() and Path(model).exists() and out.samefile(model):
+        raise SettingError(f"--out {out} is the model itself, which stays as it is: give another folder")
 
 
 def memory_file(path: Path) -> Path:

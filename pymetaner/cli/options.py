@@ -19,6 +19,15 @@ _MODEL = "A model's folder or hub id; the one that comes with pymetaner if not g
 _RUNNING, _ADAPTING, _READING = "Running", "Adapting", "Reading files"
 
 ModelOption = Annotated[str | None, typer.Option("--model", metavar="MODEL", help=_MODEL)]
+StartOption = Annotated[
+    str | None,
+    typer.Option(
+        "--model", metavar="MODEL", help="Folder or hub id; if not given, the model that comes with pymetaner."
+    ),
+]
+NewModelOption = Annotated[
+    Path, typer.Option("--out", metavar="DIR", file_okay=False, help="The folder of the new model.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 # ---- how to run ----

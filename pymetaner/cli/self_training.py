@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from pymetaner.cli import options
-from pymetaner.cli.loading import counted, load_model, text_lines
+from pymetaner.cli.loading import check_apart, counted, load_model, text_lines
 from pymetaner.cli.output import spinner
-from pymetaner.errors import SettingError
 
 __all__ = ["self_train"]
 
@@ -19,13 +17,8 @@ def self_train(
     files: Annotated[
         list[str], typer.Argument(metavar="FILE", help="UTF-8 text, a sentence a line; - for standard input.")
     ],
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", file_okay=False, help="The folder of the new model.")],
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model", metavar="MODEL", help="Folder or hub id; if not given, the model that comes with pymetaner."
-        ),
-    ] = None,
+    out: options.NewModelOption,
+    model: options.StartOption = None,
     steps: Annotated[
         int | None,
         typer.Option("--steps", min=1, help="Of 32 sentences each; two passes over the text if not given."),
@@ -42,8 +35,7 @@ def self_train(
     """
     texts = [line for file in files for line in text_lines(file) if line.strip()]
     net = load_model(model, device, threads)
-    if model is not None and out.exists() and Path(model).exists() and out.samefile(model):
-        raise SettingError(f"--out {out} is the model itself, which stays as it is: give another folder")
+    check_apart(model, out)
     from pymetaner.unlabelled import self_train as self_train_model
 
     trained = self_train_model(net, texts, steps=steps, lr=lr, seed=seed, precision=precision, progress=True)

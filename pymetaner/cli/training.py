@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from pymetaner.cli import options
-from pymetaner.cli.loading import counted, load_model, prepare, read_file, reading_options
+from pymetaner.cli.loading import check_apart, counted, load_model, prepare, read_file, reading_options
 from pymetaner.cli.output import say, spinner
 from pymetaner.errors import EncoderMismatchError, ModelFileError, SettingError
 from pymetaner.files import CHECKPOINT, MEMORY, REPORT
@@ -142,8 +142,7 @@ def train(
         raise SettingError("say what to start from: --encoder for a new model, or --model for one to train further")
     if label_all_pieces and encoder is None:
         raise SettingError("--label-all-pieces is about a new head: give --encoder, not --model")
-    if model is not None and out.exists() and Path(model).exists() and out.samefile(model):
-        raise SettingError(f"--out {out} is the model itself, which stays as it is: give another folder")
+    check_apart(model, out)
     if preset is not None and model is not None:
         raise SettingError(f"--preset {preset} starts from an encoder as it is: give --encoder, not --model")
     meta = meta or preset is not None

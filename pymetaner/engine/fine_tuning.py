@@ -21,6 +21,7 @@ from pymetaner.engine.reference import moving_copy
 from pymetaner.engine.task import Computation, InnerStep, Task, Work
 from pymetaner.errors import SettingError
 from pymetaner.model import MetaNER
+from pymetaner.network import adapted_parameters
 from pymetaner.objective import BaseObjective
 from pymetaner.progress import track
 from pymetaner.sentence import Sentence
@@ -98,7 +99,7 @@ def fine_tuned_model(
         SettingError: if there are not as many step sizes as layers, or the precision does not fit the model.
     """
     with torch.inference_mode(False), torch.enable_grad():
-        network, weights, rates = moving_copy(model, how.lr)
+        network, weights, rates = moving_copy(model, InnerStep(how.lr))
         learner = MetaNER(network, model.tokenizer, labels=model.labels, settings=model.settings)
         tag_ids = [model.labels.encode(support.tags or ()) for support in supports]
         windows = model.words.windows(supports)
@@ -107,7 +108,6 @@ def fine_tuned_model(
         objective = BaseObjective(learner, windows, tag_ids, how)
         steps = how.steps_on(len(windows))
         optimizer = _optimizer(weights, rates)
-        start = {name: weight.detach().clone() for name, weight in weights.items()}
         means = {name: torch.zeros_like(weight) for name, weight in weights.items()}
         averaged = 0
         # Dropout draws from torch's own generators; they are as they were afterwards.
@@ -126,9 +126,10 @@ def fine_tuned_model(
                     averaged += 1
                     for name, weight in weights.items():
                         means[name].lerp_(weight.detach(), 1 / averaged)
+        own = adapted_parameters(model.network, model.settings.freeze_layers)
         with torch.no_grad():
             for name, weight in weights.items():
-                weight.copy_(start[name].lerp_(means[name], how.interpolation))
+                weight.copy_(own[name].lerp(means[name], how.interpolation))
         network.requires_grad_(False)
         network.eval()
         return learner

@@ -17,14 +17,14 @@ from transformers import PreTrainedModel
 
 from pymetaner.engine.bertadam import bertadam_update
 from pymetaner.engine.precision import computing_in
-from pymetaner.engine.task import Computation, InnerStep, Task, Work, rates_of
+from pymetaner.engine.task import Computation, InnerStep, Task, Work
 from pymetaner.model import MetaNER
 from pymetaner.network import adapted_groups, adapted_modules, adapted_parameters, forward, weight_sharing_copy
 from pymetaner.ops import masked_token_loss
 from pymetaner.progress import track
 from pymetaner.windows import IGNORE, Window, make_batch
 
-__all__ = ["moving_copy", "reference_logits", "take_step"]
+__all__ = ["moving_copy", "reference_logits"]
 
 
 def reference_logits(
@@ -42,7 +42,7 @@ def reference_logits(
     Raises:
         SettingError: if there are not as many step sizes as layers, or the precision does not fit the model.
     """
-    network, weights, rates = moving_copy(model, inner.lr)
+    network, weights, rates = moving_copy(model, inner)
     start = {name: weight.detach().clone() for name, weight in weights.items()}
     results: list[NDArray[np.floating[Any]]] = []
     with computing_in(computation.precision, network):
@@ -66,9 +66,7 @@ def reference_logits(
     return results
 
 
-def moving_copy(
-    model: MetaNER, lr: float | tuple[float, ...]
-) -> tuple[PreTrainedModel, dict[str, nn.Parameter], dict[str, float]]:
+def moving_copy(model: MetaNER, inner: InnerStep) -> tuple[PreTrainedModel, dict[str, nn.Parameter], dict[str, float]]:
     """A network whose moving weights are its own and whose other tensors are the model's; those weights; their rates.
 
     Raises:
@@ -77,7 +75,7 @@ def moving_copy(
     frozen = model.settings.freeze_layers
     rates = {
         f"{name}.{key}": rate
-        for name, rate in rates_of(lr, adapted_groups(model.network, frozen)).items()
+        for name, rate in inner.rates(adapted_groups(model.network, frozen)).items()
         for key, _ in model.network.get_submodule(name).named_parameters(recurse=False)
     }
     network = weight_sharing_copy(model.network, own=adapted_modules(model.network, frozen).values())
@@ -88,7 +86,7 @@ def moving_copy(
     return network, weights, rates
 
 
-def take_step(
+def _take_step(
     weights: Mapping[str, nn.Parameter],
     gradients: Mapping[str, Tensor | None],
     inner: InnerStep,
@@ -139,4 +137,4 @@ def _take_steps(
             if inner.lambda_max:
                 loss = loss + inner.lambda_max * (masked_token_loss(logits, labels, 1.0) - mean).mean()
             gradients = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
-        take_step(weights, dict(zip(weights, gradients, strict=True)), inner, rates, state)
+        _take_step(weights, dict(zip(weights, gradients, strict=True)), inner, rates, state)

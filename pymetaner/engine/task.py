@@ -80,18 +80,13 @@ class InnerStep:
         Raises:
             SettingError: if there are not as many step sizes as groups.
         """
-        return rates_of(self.lr, groups)
-
-
-def rates_of(lr: float | tuple[float, ...], groups: Sequence[Collection[str]]) -> dict[str, float]:
-    """`InnerStep.rates` of a step size, or of one for each group."""
-    lrs = lr if isinstance(lr, tuple) else (lr,) * len(groups)
-    if len(lrs) != len(groups):
-        raise SettingError(
-            f"{len(lrs)} step sizes: expected {len(groups)}, one for each of {len(groups) - 1} unfrozen layers and "
-            "one for the head, or a single number"
-        )
-    return {name: lr for lr, group in zip(lrs, groups, strict=True) if lr for name in group}
+        lrs = self.lr if isinstance(self.lr, tuple) else (self.lr,) * len(groups)
+        if len(lrs) != len(groups):
+            raise SettingError(
+                f"{len(lrs)} step sizes: expected {len(groups)}, one for each of {len(groups) - 1} unfrozen layers and "
+                "one for the head, or a single number"
+            )
+        return {name: lr for lr, group in zip(lrs, groups, strict=True) if lr for name in group}
 
 
 @dataclass(frozen=True)
