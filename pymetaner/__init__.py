@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from pymetaner.settings import Settings
     from pymetaner.training import MetaSettings, TrainSettings, train
     from pymetaner.unlabelled import self_train
+    from pymetaner.whole_memory import fine_tune
 
 __version__ = _version("pymetaner")
 
@@ -56,6 +57,7 @@ _HOMES = {
     "default_model": "default",
     "evaluate": "evaluation",
     "extend": "extension",
+    "fine_tune": "whole_memory",
     "from_dataset": "readers",
     "masked_token_loss": "ops",
     "predict": "adaptation",
@@ -88,6 +90,7 @@ __all__ = [
     "default_model",
     "evaluate",
     "extend",
+    "fine_tune",
     "from_dataset",
     "masked_token_loss",
     "predict",

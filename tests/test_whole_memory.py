@@ -10,9 +10,9 @@ import pytest
 import torch
 from tiny import CORPUS, model_of
 
-from pymetaner import Memory, Sentence, adapt, predict
+from pymetaner import Memory, MetaNER, Sentence, adapt, fine_tune, predict
 from pymetaner.engine import Computation, FineTuning, InnerStep, fine_tuned_model
-from pymetaner.errors import SettingError
+from pymetaner.errors import DataError, EmptyDataError, LabelMismatchError, SettingError
 from pymetaner.learning import Learning
 from pymetaner.whole_memory import model_of_memory
 
@@ -126,3 +126,63 @@ def test_how_it_learns_goes_with_what_it_learns_from(model):
 def test_what_it_cannot_do_is_refused(model, wrong):
     with pytest.raises(SettingError, match=r"expected|leave (it|engine) out|exclude_self"):
         adapt(model, CORPUS[0], **wrong)
+
+
+# ---- fine_tune ----
+
+
+def logits_of(model):
+    return torch.cat([torch.from_numpy(reading.logits) for reading in model.read(CORPUS)])
+
+
+def test_the_new_model_is_what_adapt_tags_with_and_can_be_saved(model, tmp_path):
+    before = logits_of(model)
+    tuned = fine_tune(model, lr=0.003, steps=3)
+    assert tags(predict(tuned, CORPUS)) == tags(adapt(model, CORPUS, k="all", lr=0.003, steps=3))
+    assert (logits_of(model) == before).all()
+    assert [s for _, s in tuned.memory] == [s for _, s in model.memory]
+    tuned.save_pretrained(tmp_path / "tuned")
+    assert (logits_of(MetaNER.from_pretrained(tmp_path / "tuned")) == logits_of(tuned)).all()
+
+
+def test_it_learns_from_sentences_or_from_another_memory(model):
+    other = Memory(model)
+    other.add(CORPUS[:4])
+    tuned = [fine_tune(model, source, lr=0.003, steps=2) for source in (other, CORPUS[:4], iter(CORPUS[:4]))]
+    assert all((logits_of(each) == logits_of(tuned[0])).all() for each in tuned)
+    assert [len(each.memory) for each in tuned] == [4, len(model.memory), len(model.memory)]
+    new = Sentence(("Bo", "ran"), ("B-PER", "O"))
+    assert len(fine_tune(model, [new], steps=1).memory) == len(model.memory) + 1
+
+
+def test_seeds_and_defaults(model):
+    steps = FineTuning().steps_on(len(CORPUS))
+    expected = logits_of(fine_tune(model, lr=model.settings.lr["adamw"], steps=steps, lambda_max=0.0, seed=0))
+    assert (logits_of(fine_tune(model)) == expected).all()
+    assert not (logits_of(fine_tune(model, seed=1)) == expected).all()
+
+
+def test_what_was_calibrated_is_used_and_does_not_stay(model, monkeypatch):
+    found = {"k": "all", "lr": 0.003, "steps": 2, "lambda_max": 0.5, "knn": 0.0}
+    monkeypatch.setattr(Memory, "calibration", property(lambda self: found if self is model.memory else None))
+    expected = logits_of(fine_tune(model, lr=0.003, steps=2, lambda_max=0.5))
+    assert (logits_of(fine_tune(model)) == expected).all()
+    assert not (logits_of(fine_tune(model, steps=2)) == expected).all()
+    found["k"] = 2
+    assert not (logits_of(fine_tune(model)) == expected).all()
+
+
+@pytest.mark.parametrize(
+    ("source", "error"),
+    [
+        ([], EmptyDataError),
+        ([Sentence(("Ada",))], DataError),
+        ([Sentence(("Ada",), ("B-DRUG",))], LabelMismatchError),
+        (["Ada"], DataError),
+    ],
+)
+def test_sentences_that_teach_nothing_are_told(model, source, error):
+    with pytest.raises(error):
+        fine_tune(model, source)
+    with pytest.raises(EmptyDataError):
+        fine_tune(model_of("bert"))

@@ -13,6 +13,7 @@ from pymetaner.cli.adapting import adapt, predict
 from pymetaner.cli.demo import demo
 from pymetaner.cli.evaluating import evaluate
 from pymetaner.cli.extending import extend
+from pymetaner.cli.fine_tuning import fine_tune
 from pymetaner.cli.information import info
 from pymetaner.cli.memories import memory_app
 from pymetaner.cli.output import say, shown_warnings
@@ -86,6 +87,7 @@ app.command()(predict)
 app.command()(demo)
 app.command()(evaluate)
 app.command()(train)
+app.command("fine-tune")(fine_tune)
 app.command("self-train")(self_train)
 app.command()(extend)
 app.add_typer(memory_app, name="memory")

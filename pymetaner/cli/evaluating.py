@@ -11,7 +11,8 @@ import typer
 from rich.table import Table
 
 from pymetaner.cli import options
-from pymetaner.cli.loading import counted, load_model, opened_memory, read_file, reading_options
+from pymetaner.cli.labelled_files import read_file, reading_options
+from pymetaner.cli.loading import counted, load_model, opened_memory
 from pymetaner.cli.output import print_json, print_rich, say
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from pymetaner.cli import options
-from pymetaner.cli.loading import check_apart, counted, load_model, read_file, reading_options
+from pymetaner.cli.labelled_files import read_file, reading_options
+from pymetaner.cli.loading import check_apart, counted, load_model
 from pymetaner.cli.output import spinner
 
 __all__ = ["extend"]

@@ -1,25 +1,22 @@
-"""Models, memories and labelled files, from what the command line names."""
+"""Models, memories and texts, from what the command line names."""
 
 from __future__ import annotations
 
 import logging
 import os
 import sys
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from pymetaner.cli.options import delimiter_of
-from pymetaner.cli.output import say, spinner
+from pymetaner.cli.output import spinner
 from pymetaner.errors import EncoderMismatchError, InputError, MemoryFileError, SettingError
 from pymetaner.files import MEMORY
 
 if TYPE_CHECKING:
     from pymetaner.memory import Memory
     from pymetaner.model import MetaNER
-    from pymetaner.readers import Corpus
 
 __all__ = [
     "check_apart",
@@ -27,8 +24,6 @@ __all__ = [
     "memory_file",
     "opened_memory",
     "prepare",
-    "read_file",
-    "reading_options",
     "text_lines",
 ]
 
@@ -104,36 +99,6 @@ def opened_memory(model: MetaNER, path: Path, *, read_only: bool) -> Iterator[Me
         ) from None
     with memory:
         yield memory
-
-
-def reading_options(
-    format: str | None, delimiter: str | None, word_column: int, tag_column: int, notation: str | None, encoding: str
-) -> dict[str, Any]:
-    """The options of the command line as those of `pymetaner.read`."""
-    return {
-        "format": format,
-        "delimiter": delimiter_of(delimiter),
-        "word_column": word_column,
-        "tag_column": tag_column,
-        "notation": notation,
-        "encoding": encoding,
-    }
-
-
-def read_file(path: Path, options: dict[str, Any]) -> Corpus:
-    """The labelled sentences of a file, with a note of what was found in it."""
-    from pymetaner.readers import read
-
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".* were repaired")  # the note says it
-        corpus = read(path, progress=True, **options)
-    words = sum(map(len, corpus))
-    say(
-        "note",
-        f"{path}: {counted(len(corpus), 'sentence')} of {counted(words, 'word')}, tags in {corpus.notation} "
-        f"({counted(corpus.repairs, 'repair')}), types {', '.join(corpus.types) or 'none'}",
-    )
-    return corpus
 
 
 def counted(count: int, noun: str, plural: str | None = None) -> str:

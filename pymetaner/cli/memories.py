@@ -15,7 +15,8 @@ from rich.text import Text
 
 from pymetaner.cli import options
 from pymetaner.cli.brackets import labelled
-from pymetaner.cli.loading import counted, load_model, memory_file, opened_memory, reading_options, text_lines
+from pymetaner.cli.labelled_files import of_types, read_file, reading_options
+from pymetaner.cli.loading import counted, load_model, memory_file, opened_memory, text_lines
 from pymetaner.cli.output import print_json, print_rich
 from pymetaner.errors import EncoderError, SettingError
 
@@ -77,6 +78,7 @@ def import_(
     source: Annotated[
         str | None, typer.Option(help="Where they come from, kept with them; the file's name if not given.")
     ] = None,
+    types: options.Types = None,
     format: options.FormatOption = None,
     delimiter: options.Delimiter = None,
     word_column: options.WordColumn = 0,
@@ -86,10 +88,11 @@ def import_(
 ) -> None:
     """Add the labelled sentences of column files or JSONL; each file all or nothing."""
     reading = reading_options(format, delimiter, word_column, tag_column, notation, encoding)
-    with _for_model(memory, model) as (_, bank):
+    with _for_model(memory, model) as (net, bank):
         for file in files:
             before = set(bank.ids.tolist())
-            keys = bank.import_file(file, source=source, progress=True, **reading)
+            [part] = of_types(net, [read_file(file, reading)], types)
+            keys = bank.add(part, source=file.name if source is None else source, progress=True)
             _print_added(memory, before, keys, len(bank), f"{file}: ")
 
 

@@ -28,6 +28,14 @@ StartOption = Annotated[
 NewModelOption = Annotated[
     Path, typer.Option("--out", metavar="DIR", file_okay=False, help="The folder of the new model.")
 ]
+FineTuningSteps = Annotated[
+    int | None,
+    typer.Option(
+        "--steps",
+        min=1,
+        help="Of 32 sentences each; if not given two passes, or up to eight if there are few sentences.",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 # ---- how to run ----
@@ -131,6 +139,15 @@ TagColumn = Annotated[int, typer.Option(help="The column of the tag; -1 is the l
 NotationOption = Annotated[
     Notation | None,
     typer.Option("--notation", help="How the tags are written; found out if not given.", rich_help_panel=_READING),
+]
+Types = Annotated[
+    str | None,
+    typer.Option(
+        "--types",
+        metavar="TYPES",
+        help="Entity types, as PER,ORG,LOC; those of the files if not given. Others become O.",
+        rich_help_panel=_READING,
+    ),
 ]
 Encoding = Annotated[str, typer.Option(help="The character encoding of the files.", rich_help_panel=_READING)]
 

@@ -19,10 +19,7 @@ def self_train(
     ],
     out: options.NewModelOption,
     model: options.StartOption = None,
-    steps: Annotated[
-        int | None,
-        typer.Option("--steps", min=1, help="Of 32 sentences each; two passes over the text if not given."),
-    ] = None,
+    steps: options.FineTuningSteps = None,
     lr: Annotated[float, typer.Option("--lr", help="Step size.")] = 2e-4,
     seed: Annotated[int, typer.Option("--seed", help="Fixes batches, masks and dropout.")] = 0,
     precision: options.PrecisionOption = "fp32",

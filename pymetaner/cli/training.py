@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -12,14 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from pymetaner.cli import options
-from pymetaner.cli.loading import check_apart, counted, load_model, prepare, read_file, reading_options
+from pymetaner.cli.labelled_files import chosen_types, of_types, read_file, reading_options
+from pymetaner.cli.loading import check_apart, counted, load_model, prepare
 from pymetaner.cli.output import say, spinner
 from pymetaner.errors import EncoderMismatchError, ModelFileError, SettingError
 from pymetaner.files import CHECKPOINT, MEMORY, REPORT
 
 if TYPE_CHECKING:
     from pymetaner.model import MetaNER
-    from pymetaner.readers import Corpus
     from pymetaner.sentence import Sentence
     from pymetaner.training import MetaSettings, TrainSettings
 
@@ -68,10 +67,7 @@ def train(
     model: Annotated[
         str | None, _option("A model's folder or hub id, to be trained further.", _START, "--model", metavar="MODEL")
     ] = None,
-    types: Annotated[
-        str | None,
-        _option("Entity types, as PER,ORG,LOC; those of the files if not given. Others become O.", _START),
-    ] = None,
+    types: options.Types = None,
     freeze_layers: Annotated[
         int | None, _option("Encoder layers that stand still, with the embeddings; 4 if not given.", _START, min=0)
     ] = None,
@@ -163,14 +159,14 @@ def train(
     reading = reading_options(format, delimiter, word_column, tag_column, notation, encoding)
     corpora = [read_file(path, reading) for path in files]
     dev_corpora = [read_file(path, reading) for path in dev or ()]
-    names = _types(types, corpora)
+    names = chosen_types(types, corpora)
 
     if not overwrite and _is_finished(out, settings, learning):
         net = load_model(str(out), device)
         if not memory or len(net.memory):
             say("note", f"{out} holds this run, finished: nothing to do (--overwrite to train it again)")
             return
-        data = _of_types(net, corpora, types)
+        data = of_types(net, corpora, types)
         if model is not None:
             net.memory = load_model(model, device).memory
     else:
@@ -184,8 +180,8 @@ def train(
             net.settings = replace(net.settings, freeze_layers=freeze_layers)
         if pooling is not None:
             net.settings = replace(net.settings, pooling=pooling)
-        data = _of_types(net, corpora, types)
-        held = [sentence for part in _of_types(net, dev_corpora, types, quiet=True) for sentence in part]
+        data = of_types(net, corpora, types)
+        held = [sentence for part in of_types(net, dev_corpora, types, quiet=True) for sentence in part]
         if overwrite:
             for name in (REPORT, CHECKPOINT, MEMORY, f"{MEMORY}-wal", f"{MEMORY}-shm"):
                 (out / name).unlink(missing_ok=True)
@@ -203,43 +199,11 @@ def train(
     _report(out, len(net.memory))
 
 
-def _types(chosen: str | None, corpora: Sequence[Corpus]) -> list[str]:
-    if chosen is None:
-        return sorted({name for corpus in corpora for name in corpus.types})
-    names = [name.strip() for name in chosen.split(",")]
-    if not all(names):
-        raise SettingError(f"--types {chosen!r}: expected names with a comma between them, as PER,ORG,LOC")
-    return names
-
-
 def _new_model(encoder: str, types: Sequence[str], seed: int, device: str, label_all_pieces: bool) -> MetaNER:
     with spinner("loading the encoder"):
         from pymetaner.model import MetaNER
 
         return MetaNER.from_encoder(encoder, types, seed=seed, label_all_pieces=label_all_pieces).to(device)
-
-
-def _of_types(
-    net: MetaNER, corpora: Sequence[Corpus], chosen: str | None, *, quiet: bool = False
-) -> list[list[Sentence]]:
-    """The sentences of each corpus as the model reads them, entities of types that were not chosen turned into O."""
-    from pymetaner.scoring import drop_types
-    from pymetaner.words import regroup
-
-    if chosen is None:
-        return [[regroup(sentence) for sentence in corpus] for corpus in corpora]
-    keep = set(_types(chosen, corpora))
-    unknown = sorted(keep - net.types)
-    if unknown:
-        raise SettingError(f"--types: the model does not tag {', '.join(unknown)}, but {', '.join(sorted(net.types))}")
-    dropped = Counter(e.label for corpus in corpora for sentence in corpus for e in sentence.entities)
-    for name in sorted(dropped.keys() - keep):
-        if not quiet:
-            say("note", f"{name} is not among --types: {counted(dropped[name], 'entity', 'entities')} read as O")
-    return [
-        [regroup(sentence.with_tags(drop_types(sentence.tags or (), keep))) for sentence in corpus]
-        for corpus in corpora
-    ]
 
 
 def _is_finished(out: Path, settings: TrainSettings, meta: MetaSettings | None) -> bool:

@@ -261,6 +261,8 @@ class Memory(Contents):
     def copy_for(self, encoder: SentenceEncoder) -> Memory:
         """A memory in RAM with the same sentences for an encoder that gives the same vectors; changes stay apart.
 
+        A calibration is not copied: it was found for the weights of this memory's encoder.
+
         Raises:
             EncoderMismatchError: if the encoder gives other vectors.
             LabelMismatchError: if it does not know all of the entity types.
@@ -268,7 +270,10 @@ class Memory(Contents):
         with tempfile.TemporaryDirectory() as folder:
             copy = Path(folder) / "memory.sqlite"
             self.save(copy)
-            return Memory.load(encoder, copy)
+            memory = Memory.load(encoder, copy)
+        with memory._mirror.changing() as store:
+            store.write_note("calibration", None)
+        return memory
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes a consistent copy, one file, in one atomic step; the memory itself stays where it is.

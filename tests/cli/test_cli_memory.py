@@ -81,6 +81,14 @@ def test_export_and_import(run: Any, memory: Path, folder: Path, tmp_path: Path,
     assert json.loads(run("memory", "info", copy, "--json").stdout)["sources"] == {file.name: 3}
 
 
+def test_import_of_types_that_the_model_does_not_tag(run: Any, folder: Path, tmp_path: Path) -> None:
+    file, memory = tmp_path / "few.conll", tmp_path / "memory.sqlite"
+    file.write_text("Ada\tB-PER\ntook\tO\nAspirin\tB-DRUG\n", encoding="utf-8")
+    assert "give --types LOC,ORG,PER" in run("memory", "import", memory, file, "--model", folder, exits=1).stderr
+    run("memory", "import", memory, file, "--model", folder, "--types", "PER")
+    assert [[entity["label"] for entity in row["entities"]] for row in lines(run, memory)] == [["PER"]]
+
+
 def test_info(run: Any, folder: Path) -> None:
     facts = json.loads(run("memory", "info", folder, "--json").stdout)
     assert facts["sentences"] == len(CORPUS)
