@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny import CORPUS, TAGS, network_of, tokenizer_of
+from tiny import CORPUS, TAGS, model_of, network_of, tokenizer_of
 
 from pymetaner.readers import write
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from benchmarks import errors, memory_table, records
+from benchmarks import errors, low_resource, memory_table, records
 from benchmarks.paper import runs, table
 
 
@@ -90,6 +90,26 @@ def test_the_table_of_memories_tells_how_much_of_the_gap_is_closed(tmp_path, mon
     assert "| es | 1,000 | 70.00 (2) |  |  | 73.00 (2) | 80.00 (1) | 70 % | 1 of 2 |" in page
     memory_table.main()
     assert (tmp_path / "results.md").read_text() == page
+
+
+def test_low_resource_scores_each_method_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(low_resource, "DOCS", tmp_path)
+    monkeypatch.setattr(low_resource, "RESULTS", tmp_path / "low_resource.jsonl")
+    model_of("bert").save_pretrained(tmp_path / "model")
+    write(tmp_path / "es.conll", CORPUS, "columns")
+
+    def run(percents):
+        file, models = tmp_path / "es.conll", [f"base={tmp_path / 'model'}"]
+        low_resource.main(file, file, "es", models, percents=percents, seeds=1, test_sentences=6, device="cpu")
+        return list(records.lines(tmp_path / "low_resource.jsonl"))
+
+    first = run("50")
+    assert [line["method"] for line in first] == ["plain", "finetuned, 1e-05", "finetuned, 0.0001", "memory"]
+    assert {(line["weights"], line["sentences"], line["test"]) for line in first} == {("base", 8, 6)}
+    both = run("50,25")
+    assert both[:4] == first and {line["sentences"] for line in both[4:]} == {4} and len(both) == 8
+    page = (tmp_path / "results.md").read_text()
+    assert f"| es | 50 % (8) | memory | {first[3]['f1']:.2f} (1) |" in page
 
 
 def test_the_bootstrap_tells_a_difference_from_none():
