@@ -7,6 +7,7 @@ its frozen weights, and its module tree is its own.
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -110,9 +111,9 @@ def fine_tuned_model(
         optimizer = _optimizer(weights, rates)
         means = {name: torch.zeros_like(weight) for name, weight in weights.items()}
         averaged = 0
-        # Dropout draws from torch's own generators; they are as they were afterwards.
+        # Dropout draws from torch's own generators, which threads share; they are as they were afterwards.
         devices = [model.device] if model.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices):
+        with _one_at_a_time, torch.random.fork_rng(devices=devices):
             torch.manual_seed(how.seed)
             for step in track(range(steps), "learning", computation.progress):
                 with computing_in(computation.precision, network):
@@ -133,6 +134,9 @@ def fine_tuned_model(
         network.requires_grad_(False)
         network.eval()
         return learner
+
+
+_one_at_a_time = threading.Lock()
 
 
 def _optimizer(weights: Mapping[str, nn.Parameter], rates: Mapping[str, float]) -> torch.optim.Optimizer:

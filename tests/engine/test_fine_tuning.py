@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -124,6 +125,20 @@ def test_a_seed_fixes_masks_dropout_and_order():
 
     assert (logits(1) == logits(1)).all()
     assert np.abs(logits(1) - logits(2)).max() > 1e-3
+
+
+def test_threads_that_learn_at_once_learn_what_each_alone_does():
+    model = model_of("bert")
+    ways = [FineTuning(lr=0.003, steps=8, batch_size=2, mask_probability=0.5, seed=seed) for seed in range(4)]
+
+    def learned(how):
+        tuned = fine_tuned_model(model, SUPPORTS, how, Computation())
+        return torch.cat([weight.flatten() for weight in adapted_parameters(tuned.network, 0).values()])
+
+    alone = [learned(how) for how in ways]
+    with ThreadPoolExecutor(4) as pool:
+        for expected, found in zip(alone, pool.map(learned, ways), strict=True):
+            assert torch.equal(expected, found)
 
 
 def test_dropout_is_on_while_it_learns(monkeypatch):
