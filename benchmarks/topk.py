@@ -106,7 +106,7 @@ def in_faiss(bank: Tensor, k: int) -> Search:
 
 
 def in_usearch(bank: Tensor, k: int) -> Search:
-    from usearch.index import MetricKind
+    from usearch.compiled import MetricKind
     from usearch.index import search as exact_search
 
     vectors = bank.numpy()
