@@ -1,12 +1,13 @@
 """The sequential loop of Wu et al. (2020): for each query, step on its supports, tag it, take the step back.
 
 Plain autograd and plain optimisers, one task at a time: slow, and the oracle that every other engine is held to. It
-works on a copy of the weights that move, so the model itself is never written to.
+works on a copy of the weights that move, so the model itself is never written to. For meta-training with BertAdam on a
+CPU it is also the fastest way (docs/training.md).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,16 +16,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from pymetaner.engine.bertadam import bertadam_update
+from pymetaner.engine.bertadam import WEIGHT_DECAY, bertadam_update
 from pymetaner.engine.precision import computing_in
 from pymetaner.engine.task import Computation, InnerStep, Task, Work
 from pymetaner.model import MetaNER
 from pymetaner.network import adapted_groups, adapted_modules, adapted_parameters, forward, weight_sharing_copy
 from pymetaner.ops import masked_token_loss
 from pymetaner.progress import track
-from pymetaner.windows import IGNORE, Window, make_batch
+from pymetaner.windows import IGNORE, Batch, Window, make_batch
 
-__all__ = ["moving_copy", "reference_logits"]
+__all__ = ["SequentialMetaLearner", "moving_copy", "reference_logits"]
 
 
 def reference_logits(
@@ -64,6 +65,72 @@ def reference_logits(
                 for name, weight in weights.items():
                     weight.copy_(start[name])
     return results
+
+
+class SequentialMetaLearner:
+    """`MetaLearner` of first order, task after task on a copy of the weights; arguments and errors as there.
+
+    A task takes `inner.steps` passes over its supports and one over its query, and never more memory than that.
+    """
+
+    def __init__(
+        self, model: MetaNER, inner: InnerStep, *, computation: Computation | None = None, dropout: bool = False
+    ) -> None:
+        self.model = model
+        self.inner = inner
+        self.computation = computation or Computation(batch_size=32)
+        frozen = model.settings.freeze_layers
+        self.groups = [tuple(group) for group in adapted_groups(model.network, frozen)]
+        self._rates = inner.rates(self.groups)
+        own = adapted_modules(model.network, frozen).values()
+        self._network = weight_sharing_copy(model.network, own=own).requires_grad_(False)
+        self._network.train(dropout)
+        self._weights = adapted_parameters(self._network, frozen)
+        for weight in self._weights.values():
+            weight.requires_grad_(True)
+
+    def logits(
+        self,
+        tasks: Sequence[Task],
+        *,
+        rates: Mapping[str, float] | None = None,
+        edit: Callable[[Batch], Tensor] | None = None,
+    ) -> Iterator[tuple[Batch, Tensor]]:
+        """As `MetaLearner.logits`, with numbers for rates; the model's gradients are there at the end of the loop.
+
+        Call backward on each logits before asking for the next.
+        """
+        model, network, weights = self.model, self._network, self._weights
+        by_module = self._rates if rates is None else rates
+        step_sizes = {name: by_module.get(name.rpartition(".")[0], 0.0) for name in weights}
+        own = adapted_parameters(model.network, model.settings.freeze_layers)
+        decay = WEIGHT_DECAY if self.inner.optimizer == "bertadam" else 0.0
+        windows: list[list[Window]] = [[] for _ in tasks]
+        for window in model.words.windows([task.query for task in tasks]):
+            windows[window.sentence].append(window)
+        size = self.computation.batch_size
+        for task, of_query in zip(tasks, windows, strict=True):
+            with torch.no_grad():
+                for name, weight in weights.items():
+                    weight.copy_(own[name])
+                    weight.grad = None
+            if task.supports:
+                with computing_in(self.computation.precision, network):
+                    _take_steps(model, network, weights, task, self.inner, step_sizes)
+            for start in range(0, len(of_query), size):
+                batch = make_batch(of_query[start : start + size], model.pad_id).to(model.device)
+                pieces = batch.input_ids if edit is None else edit(batch)
+                with computing_in(self.computation.precision, network):
+                    logits = forward(network, pieces, batch.attention_mask)[0]
+                yield batch, logits
+            with torch.no_grad():
+                for name, weight in weights.items():
+                    if weight.grad is not None and own[name].requires_grad:
+                        # The decay of a matrix is part of its step, not of the gradient that is taken as a constant.
+                        kept = (1 - step_sizes[name] * decay) ** self.inner.steps if task.supports else 1.0
+                        gradient = weight.grad * kept if weight.dim() > 1 else weight.grad
+                        before = own[name].grad
+                        own[name].grad = gradient.clone() if before is None else before.add_(gradient)
 
 
 def moving_copy(model: MetaNER, inner: InnerStep) -> tuple[PreTrainedModel, dict[str, nn.Parameter], dict[str, float]]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from pymetaner.engine import Computation, InnerStep, MetaLearner, Task
+from pymetaner.engine import Computation, InnerStep, MetaLearner, SequentialMetaLearner, Task
 from pymetaner.errors import SettingError
 from pymetaner.model import MetaNER
 from pymetaner.network import adapted_groups, adapted_parameters
@@ -108,6 +108,28 @@ def test_meta_gradients_are_those_of_torch_func(name, inner, order):
             found[key], expected, rtol=1e-6, atol=1e-8, msg=lambda text, key=key: f"{key} {text}"
         )
     torch.testing.assert_close(found_in_rate, in_rate, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+@pytest.mark.parametrize("optimizer", ["sgd", "bertadam"])
+def test_task_after_task_gives_the_same_gradients(optimizer, steps):
+    model = model_of("bert", window=64).double()
+    inner = InnerStep(lr=0.01, optimizer=optimizer, steps=steps)
+    rate = torch.tensor(0.01, dtype=torch.float64, requires_grad=True)
+    with sdpa_kernel(SDPBackend.MATH):
+        expected, _ = expected_gradients(model, inner, 1, rate)
+    tag_ids = [model.labels.encode(task.query.tags or ()) for task in TRAINING]
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    model.network.requires_grad_(True)
+    learner = SequentialMetaLearner(model, inner, computation=Computation(batch_size=1))
+    for batch, logits in learner.logits(TRAINING):
+        labels = batch.labels(tag_ids).flatten()
+        torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels, reduction="sum").backward()
+    found = {name: p.grad for name, p in model.network.named_parameters() if p.grad is not None}
+    assert found.keys() == expected.keys()
+    for key, gradient in expected.items():
+        torch.testing.assert_close(found[key], gradient, rtol=1e-6, atol=1e-8)
+    assert all((tensor == before[name]).all() for name, tensor in model.state_dict().items())
 
 
 def test_the_max_term_reaches_the_meta_gradient():
