@@ -121,6 +121,7 @@ def adapt(
     Raises:
         InputError: if `x` holds something that is not text.
         SettingError: if a setting is out of range.
+        NumericsError: if the model's logits are not finite, e.g. after a step that was far too large.
         MemoryLimitError: if a single sentence with its supports does not fit into memory.
         EncoderMismatchError, LabelMismatchError: if the memory was made for another model.
 

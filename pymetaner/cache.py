@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
+from pymetaner.checks import whole
 from pymetaner.errors import SettingError
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ class FactorCache:
         dtype: as what to keep them, `torch.bfloat16` for half of the memory; None leaves them as they were computed.
 
     Raises:
-        SettingError: for a negative size or a type that is not of floating point.
+        SettingError: for a negative size, an unknown device, or a type that is not of floating point.
 
     Example:
         >>> model.cache = FactorCache(cache_bytes=2**28, dtype=torch.bfloat16)  # doctest: +SKIP
@@ -46,12 +47,13 @@ class FactorCache:
         device: str | torch.device | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        if isinstance(cache_bytes, bool) or not isinstance(cache_bytes, int) or cache_bytes < 0:
-            raise SettingError(f"cache_bytes={cache_bytes!r}: expected a whole number of bytes, 0 or more")
-        if dtype is not None and not dtype.is_floating_point:
-            raise SettingError(f"dtype={dtype}: expected a floating-point type, such as torch.bfloat16")
-        self.cache_bytes = cache_bytes
-        self.device = None if device is None else torch.device(device)
+        self.cache_bytes = whole("cache_bytes", cache_bytes)
+        if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+            raise SettingError(f"dtype={dtype!r}: expected a floating-point type, such as torch.bfloat16")
+        try:
+            self.device = None if device is None else torch.device(device)
+        except (RuntimeError, TypeError) as error:
+            raise SettingError(f"device={device!r}: expected cpu, cuda, cuda:1, ...") from error
         self.dtype = dtype
         self.hits = 0
         self.misses = 0

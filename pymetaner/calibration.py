@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from pymetaner.cache import FactorCache
+from pymetaner.checks import number, one_of, several, whole
 from pymetaner.decode import decode
 from pymetaner.engine import (
     Computation,
@@ -24,7 +25,7 @@ from pymetaner.engine import (
     fine_tuned_logits,
     fine_tuned_model,
 )
-from pymetaner.errors import EmptyDataError, SettingError
+from pymetaner.errors import EmptyDataError
 from pymetaner.knn import bank_of, fused
 from pymetaner.learning import SupportCount, learning_of
 from pymetaner.memory import Memory
@@ -157,11 +158,12 @@ def calibrate(
     memory.check(model)
     if len(memory) < 2:
         raise EmptyDataError("a memory of fewer than two sentences cannot be calibrated: add labelled sentences to it")
-    numbers = [k for k in ks if k != "all"]
-    if not ks or min(numbers, default=1) < 1 or most < 1 or (lrs is not None and not lrs):
-        raise SettingError(
-            f"ks={ks!r}, lrs={lrs!r}, most={most!r}: expected one or more of each, 1 or more of ks, most"
-        )
+    numbers = [whole("ks", k, 1, or_else="'all'") for k in several("ks", ks) if k != "all"]
+    one_of("optimizer", optimizer, tuple(_STEP_SIZES))
+    rates = [number("lrs", lr, positive=True) for lr in several("lrs", _STEP_SIZES[optimizer] if lrs is None else lrs)]
+    counts = [whole("steps", count, 1) for count in several("steps", steps)]
+    weights = [number("knns", weight, most=1) for weight in knns and several("knns", knns)]
+    most, most_for_all = whole("most", most, 1), whole("most_for_all", most_for_all)
     computation = Computation(batch_size=batch_size, precision=precision, progress=progress)
     trials = _Trials(model, memory, max(numbers, default=1), most, computation)
     plain = trials.plain_trial
@@ -173,17 +175,17 @@ def calibrate(
         tried.append(trials.from_all(how))
         if tried[-1].margin > 0:
             from_all, numbers = tried[-1], []
-    pairs = [(k, InnerStep(lr, optimizer=optimizer)) for k in numbers for lr in lrs or _STEP_SIZES[optimizer]]
+    pairs = [(k, InnerStep(lr, optimizer=optimizer)) for k in numbers for lr in rates]
     for k, inner in track(pairs, "calibrating", progress):
         tried.append(trials.adapted(k, inner))
     best = max(tried, key=_margin)
     if isinstance(best.inner, InnerStep):
         assert best.k != "all"
-        tried += [trials.adapted(best.k, inner) for inner in _variations(model, best.inner, steps)]
+        tried += [trials.adapted(best.k, inner) for inner in _variations(model, best.inner, counts)]
         best = max(tried, key=_margin)
     # On top of what all sentences taught, their votes add nothing but chance.
     for trial in [plain] if best is plain or from_all else [best, plain]:
-        tried += [trials.fused(trial, weight) for weight in knns]
+        tried += [trials.fused(trial, weight) for weight in weights]
     return Calibration(from_all or max(tried, key=_margin), plain, tuple(tried), len(trials.sentences))
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pymetaner.errors import NumericsError
 from pymetaner.labels import LabelScheme
 
 __all__ = ["decode"]
@@ -23,9 +24,17 @@ def decode(
         labels: the label scheme of the C logits.
         how: ``"viterbi"`` for the most probable sequence that is valid in the scheme, ``"argmax"`` for the most
             probable tag of each word, a stray ``I-`` then opening an entity.
+
+    Raises:
+        NumericsError: if a logit is not finite.
     """
     results = []
-    for rows in logits:
+    for i, rows in enumerate(logits):
+        if not np.isfinite(rows).all():
+            raise NumericsError(
+                f"the logits of sentence {i} are not finite: the model's weights hold NaN or infinity, or adapting "
+                "took far too large a step; give a smaller lr or lambda_max"
+            )
         scores = rows.astype(np.float64)
         scores -= scores.max(axis=1, keepdims=True) if len(scores) else 0
         scores -= np.log(np.exp(scores).sum(axis=1, keepdims=True))

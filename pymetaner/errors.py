@@ -80,6 +80,10 @@ class LabelMismatchError(PymetanerError, ValueError):
     """The labels of a memory or of a sentence are outside the label scheme of the model."""
 
 
+class NumericsError(PymetanerError, ArithmeticError):
+    """Logits, a loss or weights are not finite: damaged weights, or steps that are far too large."""
+
+
 class BackendError(PymetanerError, RuntimeError):
     """The compiled extension is missing or was asked for something it does not have."""
 

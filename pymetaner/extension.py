@@ -12,6 +12,7 @@ from torch.nn import functional
 from pymetaner.errors import EmptyDataError, UnsupportedModelError
 from pymetaner.model import MetaNER
 from pymetaner.network import adapted_modules, forward, head_of, weight_sharing_copy
+from pymetaner.reading import batches
 from pymetaner.sentence import Sentence
 from pymetaner.windows import WordRows, make_batch
 
@@ -108,7 +109,7 @@ def _hidden_states(model: MetaNER, sentences: Sequence[Sentence], head: str, wid
     setattr(network, head, nn.Identity())
     gathered = WordRows([len(sentence) for sentence in sentences], width, np.float64)
     with torch.inference_mode():
-        for windows in model.batches(sentences, batch_size):
+        for windows in batches(model, sentences, batch_size):
             batch = make_batch(windows, model.pad_id).to(model.device)
             gathered.add(windows, forward(network, batch.input_ids, batch.attention_mask)[0])
     return torch.from_numpy(np.concatenate(gathered.rows))

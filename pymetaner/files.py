@@ -9,9 +9,9 @@ from pathlib import Path
 
 from pymetaner.errors import SaveError
 
-__all__ = ["CHECKPOINT", "MEMORY", "REPORT", "write_atomically"]
+__all__ = ["CHECKPOINT", "CONFIG", "MEMORY", "REPORT", "write_atomically"]
 
-MEMORY = "memory.sqlite"  # in a model's folder
+CONFIG, MEMORY = "config.json", "memory.sqlite"  # in a model's folder
 CHECKPOINT, REPORT = "checkpoint.safetensors", "training.json"  # in the folder of a training run
 
 
@@ -21,7 +21,10 @@ def write_atomically(path: Path, data: bytes) -> None:
     Raises:
         SaveError: if it cannot be written.
     """
-    temporary = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
+    try:
+        temporary = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
+    except ValueError as error:
+        raise SaveError(f"{path} is no name of a file ({error})") from error
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "xb") as file:

@@ -46,7 +46,11 @@ def _sentence(item: object, where: str) -> Sentence:
             raise InputError(
                 f"{where}, token {i}: {token!r} has a lone surrogate, which is not text: decode it properly"
             )
-    return regroup(item if isinstance(item, Sentence) else Sentence(tuple(tokens)))
+    if not isinstance(item, Sentence):
+        return regroup(Sentence(tuple(tokens)))
+    # Regrouping keeps to the entities of a labelled sentence: what is to be tagged must not show where they are.
+    blind = regroup(item.with_tags(None))
+    return item if blind.words == item.words else blind
 
 
 def _expected(where: str, given: object) -> str:

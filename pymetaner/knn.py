@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pymetaner.network import weights_version
 from pymetaner.ops import CosineBank
 from pymetaner.sentence import Sentence
 
@@ -45,7 +44,7 @@ class TokenBank:
         self.model = weakref.ref(model)
         self.memory = weakref.ref(memory)
         self._lock = threading.Lock()
-        self._weights: object = None
+        self._state: object = None
         self._bank = CosineBank(model.dim)
         self._tags = np.empty(0, np.int64)
         self._ids = np.empty(0, np.int64)  # of the sentence of each word
@@ -94,10 +93,10 @@ class TokenBank:
     def _update(self, batch_size: int) -> None:
         model, memory = self.model(), self.memory()
         assert model is not None and memory is not None
-        weights = weights_version(model.network)
-        if weights != self._weights:
+        state = model.state
+        if state != self._state:
             self._bank, self._tags, self._ids = CosineBank(model.dim), self._tags[:0], self._ids[:0]
-            self._weights = weights
+            self._state = state
         now = memory.ids
         gone = ~np.isin(self._ids, now)
         if gone.any():

@@ -48,9 +48,9 @@ class LabelScheme:
                 piece of each word, further ones ``"X"`` and the special ones ``"[CLS]"`` and ``"[SEP]"``, last in the
                 scheme. No word is ever tagged with these.
         """
-        names = list(dict.fromkeys(types))
-        if not names or any(not name or name == "O" for name in names):
-            raise LabelSchemeError(f"entity types {names!r}: expected one or more non-empty names other than 'O'")
+        names = [] if isinstance(types, str) else list(dict.fromkeys(types))
+        if not names or any(not isinstance(name, str) or not name or name == "O" for name in names):
+            raise LabelSchemeError(f"entity types {types!r}: expected one or more names other than 'O', in a list")
         others = _OTHERS if label_all_pieces else ()
         return cls(("O", *(f"{kind}-{name}" for name in names for kind in "BI"), *others), "IOB2")
 

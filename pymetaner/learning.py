@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
+from pymetaner.checks import number, one_of, whole
 from pymetaner.engine import FineTuning, InnerOptimizer, InnerStep
 from pymetaner.errors import SettingError
 from pymetaner.memory import Memory
@@ -40,8 +41,8 @@ class Learning:
             raise SettingError(
                 f"memory is a {type(self.memory).__name__}: expected a Memory; Memory(model) makes one, to add to"
             )
-        if self.k != "all" and (isinstance(self.k, bool) or not isinstance(self.k, int) or self.k < 0):
-            raise SettingError(f"k={self.k!r}: expected a whole number, 0 or more, or 'all'")
+        if self.k != "all":
+            object.__setattr__(self, "k", whole("k", self.k, or_else="'all'"))
         if (self.k == "all") != isinstance(self.inner, FineTuning):
             raise SettingError(f"k={self.k!r} with {self.inner}: expected a FineTuning with 'all', else an InnerStep")
         if self.k == "all" and self.exclude_self:
@@ -53,10 +54,8 @@ class Learning:
             raise SettingError(
                 "k='all' fine-tunes one model for all sentences, which the loop over sentences cannot: leave engine out"
             )
-        if self.engine not in ("auto", "batched", "reference"):
-            raise SettingError(f"engine={self.engine!r}: expected 'auto', 'batched' or 'reference'")
-        if isinstance(self.knn, bool) or not isinstance(self.knn, int | float) or not 0 <= self.knn <= 1:
-            raise SettingError(f"knn={self.knn!r}: expected a weight from 0 to 1")
+        one_of("engine", self.engine, get_args(EngineName))
+        object.__setattr__(self, "knn", number("knn", self.knn, most=1))
 
 
 def learning_of(
@@ -74,6 +73,8 @@ def learning_of(
 ) -> Learning:
     """The settings given; where none is, those that `Memory.calibrate` found for the memory; else the defaults.
 
+    A calibration to ``k="all"`` is passed over where `exclude_self` or the reference engine is asked for.
+
     Raises:
         SettingError: if one is out of range.
     """
@@ -83,6 +84,8 @@ def learning_of(
     given = {name: value for name, value in given.items() if value is not None}
     memory = model.memory if memory is None else memory
     calibrated = memory.calibration if not given and isinstance(memory, Memory) else None
+    if calibrated and calibrated.get("k") == "all" and (exclude_self or engine == "reference"):
+        calibrated = None  # which these do not go with
     chosen: dict[str, Any] = calibrated or given
     if chosen.get("k") == "all":
         chosen = _DEFAULTS_OF_ALL | chosen

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import copy
+from collections.abc import Iterable, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,11 +28,11 @@ from pymetaner.network import (
     frozen_tensors,
     layers_of,
     longest_window,
+    weights_version,
 )
-from pymetaner.progress import track
 from pymetaner.sentence import Sentence
 from pymetaner.settings import Settings
-from pymetaner.windows import Window, WordRows, WordTokenizer, pack
+from pymetaner.windows import WordTokenizer
 
 if TYPE_CHECKING:
     from pymetaner.engine import Precision
@@ -81,22 +82,41 @@ class MetaNER(nn.Module, ModelHubMixin):
                 f"{len(self.labels.tags)} labels for a head of {network.config.num_labels} logits: give one a logit"
             )
         self.settings = settings or checkpoint.default_settings(network, tokenizer)
-        longest = longest_window(network)
-        if self.settings.window > longest:
-            raise SettingError(
-                f"window={self.settings.window}: this encoder reads {longest} pieces at most; give Settings(window=...)"
-            )
-        adapted_modules(network, self.settings.freeze_layers)
-        self.words = WordTokenizer(
-            tokenizer,
-            self.settings.window,
-            self.settings.overlap,
-            self.labels.other_tags,
-            any_script=self.settings.script == "known",
-        )
         self._fingerprint: tuple[object, str] = (None, "")
         self._memory: Memory | None = None
         self.cache = FactorCache()
+
+    @property
+    def settings(self) -> Settings:
+        """How the model reads and tags; may be set to others."""
+        return self._settings
+
+    @settings.setter
+    def settings(self, settings: Settings) -> None:
+        longest = longest_window(self.network)
+        if settings.window > longest:
+            raise SettingError(
+                f"window={settings.window}: this encoder reads {longest} pieces at most; give Settings(window=...)"
+            )
+        adapted_modules(self.network, settings.freeze_layers)  # refuses more layers than there are
+        self._settings = settings
+        self.words = WordTokenizer(
+            self.tokenizer,
+            settings.window,
+            settings.overlap,
+            self.labels.other_tags,
+            any_script=settings.script == "known",
+        )
+
+    def __deepcopy__(self, memo: dict[int, object]) -> MetaNER:
+        """A model with weights and a memory (in RAM) of its own."""
+        network = copy.deepcopy(self.network, memo)
+        copied = type(self)(network, self.tokenizer, labels=self.labels, settings=self.settings)
+        memo[id(self)] = copied
+        copied.cache = copy.deepcopy(self.cache)
+        if self._memory is not None and len(self._memory):
+            copied.memory = self._memory.copy_for(copied)
+        return copied
 
     # ---- loading and saving: the work is in checkpoint.py ----
 
@@ -222,6 +242,11 @@ class MetaNER(nn.Module, ModelHubMixin):
         return frozen_tensors(self.network, self._vector_layers)
 
     @property
+    def state(self) -> object:
+        """What decides all that the model computes: what was computed in another state is out of date."""
+        return weights_version(self.network), self.settings, self.labels.tags
+
+    @property
     def fingerprint(self) -> str:
         """A hash of all that decides the sentence vectors: frozen weights, tokenizer, window, pooling, script.
 
@@ -302,40 +327,6 @@ class MetaNER(nn.Module, ModelHubMixin):
             keep_lower=keep_lower,
             keep_hidden=keep_hidden,
         )
-
-    def word_logits(
-        self,
-        sentences: Sequence[Sentence],
-        run: Callable[[list[Window]], Tensor],
-        *,
-        batch_size: int,
-        progress: bool = False,
-        title: str = "tagging",
-    ) -> list[NDArray[np.floating[Any]]]:
-        """(W, C) logits of each sentence, put together from windows: float64 if the model is, else float32.
-
-        Args:
-            sentences: the sentences to read.
-            run: gives the logits (B, T, C) of a list of B windows.
-            batch_size: the most windows in a batch.
-            progress: show a progress bar.
-            title: what the bar says.
-        """
-        gathered = self.empty_logits(sentences)
-        for windows in track(self.batches(sentences, batch_size), title, progress):
-            gathered.add(windows, run(windows))
-        return gathered.rows
-
-    def empty_logits(self, sentences: Sequence[Sentence]) -> WordRows:
-        """Zeros for the logits of each word: float64 if the model is, else float32."""
-        dtype = np.float64 if self.network.dtype == torch.float64 else np.float32
-        return WordRows([len(sentence) for sentence in sentences], len(self.labels.tags), dtype)
-
-    def batches(self, sentences: Sequence[Sentence], batch_size: int) -> list[list[Window]]:
-        """The windows of some sentences in groups of like length, at most `batch_size` in each."""
-        windows = self.words.windows(sentences)
-        groups = pack([len(window.ids) for window in windows], batch_size, overhead=self.pass_overhead)
-        return [[windows[i] for i in group] for group in groups]
 
     @property
     def pass_overhead(self) -> int:

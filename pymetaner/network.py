@@ -162,7 +162,7 @@ def weight_sharing_copy(
 
 
 def weights_version(network: PreTrainedModel) -> object:
-    """Changes whenever a weight does."""
+    """Changes whenever a weight does; what is written through ``.data`` goes unnoticed, as for autograd."""
     return tuple((t.data_ptr(), t._version) for t in network.state_dict(keep_vars=True).values())
 
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from pymetaner.errors import SettingError
+from pymetaner.errors import NumericsError, SettingError
 from pymetaner.model import MetaNER
 from pymetaner.ops import masked_token_loss
 from pymetaner.windows import IGNORE, Batch, Window, make_batch, pack
 
-__all__ = ["BaseObjective", "Batches", "Drawing", "Objective", "batch_loss", "mask_entities", "masking"]
+__all__ = ["BaseObjective", "Batches", "Drawing", "Objective", "batch_loss", "check_finite", "mask_entities", "masking"]
 
 Item = TypeVar("Item")
 
@@ -52,6 +52,19 @@ class Drawing(Protocol):
     @property
     def seed(self) -> int:
         """Fixes the order of the windows."""
+
+
+def check_finite(step: int, loss: float, weights: Iterable[Tensor] = ()) -> None:
+    """Checks that a step left numbers.
+
+    Raises:
+        NumericsError: if the loss or a weight is not finite.
+    """
+    if not math.isfinite(loss) or not all(bool(weight.isfinite().all()) for weight in weights):
+        raise NumericsError(
+            f"training went astray: at step {step} the loss is {loss:g}, or a weight is not finite; give a smaller "
+            "lr or lambda_max"
+        )
 
 
 def mask_entities(

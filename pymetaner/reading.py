@@ -1,8 +1,8 @@
-"""Reading sentences with a model as it stands: word logits, sentence vectors, hidden states after the frozen layers."""
+"""Sentences in batches through a model: word logits, sentence vectors, hidden states after the frozen layers."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +15,12 @@ from pymetaner.pooling import Pool
 from pymetaner.progress import track
 from pymetaner.sentence import Sentence
 from pymetaner.view import borrowed_view
-from pymetaner.windows import Window, WordRows, make_batch
+from pymetaner.windows import Window, WordRows, make_batch, pack
 
 if TYPE_CHECKING:
     from pymetaner.model import MetaNER
 
-__all__ = ["Reading", "embed", "read"]
+__all__ = ["Reading", "batches", "embed", "empty_logits", "read", "word_logits"]
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,49 @@ class Reading:
     hidden: NDArray[np.floating[Any]] = field(default_factory=lambda: np.empty((0, 0), np.float32))
 
 
+def batches(model: MetaNER, sentences: Sequence[Sentence], batch_size: int) -> list[list[Window]]:
+    """The windows of some sentences in groups of like length, at most `batch_size` in each."""
+    windows = model.words.windows(sentences)
+    groups = pack([len(window.ids) for window in windows], batch_size, overhead=model.pass_overhead)
+    return [[windows[i] for i in group] for group in groups]
+
+
+def empty_logits(model: MetaNER, sentences: Sequence[Sentence]) -> WordRows:
+    """Zeros for the logits of each word: float64 if the model is, else float32."""
+    dtype = np.float64 if model.network.dtype == torch.float64 else np.float32
+    return WordRows([len(sentence) for sentence in sentences], len(model.labels.tags), dtype)
+
+
+def word_logits(
+    model: MetaNER,
+    sentences: Sequence[Sentence],
+    run: Callable[[list[Window]], Tensor],
+    *,
+    batch_size: int,
+    progress: bool = False,
+    title: str = "tagging",
+) -> list[NDArray[np.floating[Any]]]:
+    """(W, C) logits of each sentence, put together from windows: float64 if the model is, else float32.
+
+    Args:
+        model: the model.
+        sentences: the sentences to read.
+        run: gives the logits (B, T, C) of a list of B windows.
+        batch_size: the most windows in a batch.
+        progress: show a progress bar.
+        title: what the bar says.
+    """
+    gathered = empty_logits(model, sentences)
+    for windows in track(batches(model, sentences, batch_size), title, progress):
+        gathered.add(windows, run(windows))
+    return gathered.rows
+
+
 def embed(model: MetaNER, sentences: Sequence[Sentence], *, batch_size: int, progress: bool) -> NDArray[np.float32]:
     """`MetaNER.embed`."""
     pool = Pool(len(sentences), model.dim, model.settings.pooling)
     with borrowed_view(model.network, model.settings.freeze_layers) as view, torch.inference_mode():
-        for windows in track(model.batches(sentences, batch_size), "embedding", progress):
+        for windows in track(batches(model, sentences, batch_size), "embedding", progress):
             batch = make_batch(windows, model.pad_id).to(model.device)
             hidden = view.lower(batch.input_ids, batch.attention_mask)
             if hidden is None:
@@ -83,7 +121,7 @@ def read(
                     lowers[window.sentence][window.words[0]] = hidden[: len(window.ids)]
             return logits
 
-        logits = model.word_logits(sentences, run, batch_size=batch_size, progress=progress, title="reading")
+        logits = word_logits(model, sentences, run, batch_size=batch_size, progress=progress, title="reading")
     return [
         Reading(rows, vector, tuple(known[first] for first in sorted(known)), hidden)
         for rows, vector, known, hidden in zip(logits, pool.unit(), lowers, last.rows, strict=True)

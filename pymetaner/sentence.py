@@ -59,13 +59,17 @@ class Sentence:
     def __post_init__(self) -> None:
         if isinstance(self.words, str) or isinstance(self.tags, str):
             raise DataError("words and tags are lists of strings, not one string: for raw text use sentence_from_text")
+        if not isinstance(self.words, Iterable) or not isinstance(self.tags, Iterable | None):
+            raise DataError(f"words={self.words!r}, tags={self.tags!r}: expected lists of strings")
         # Lists are taken too; what is kept can be hashed and shared.
         object.__setattr__(self, "words", tuple(self.words))
         object.__setattr__(self, "tags", None if self.tags is None else tuple(self.tags))
         object.__setattr__(self, "source", self.source if isinstance(self.source, str) else tuple(self.source))
         object.__setattr__(self, "spans", tuple((start, end) for start, end in self.spans))
+        if not all(isinstance(word, str) for word in self.words):
+            raise DataError(f"the words {self.words[:5]!r} are not all strings: expected strings")
         for tag in self.tags or ():
-            if tag != "O" and not (tag[:2] in ("B-", "I-") and tag[2:]):
+            if not isinstance(tag, str) or (tag != "O" and not (tag[:2] in ("B-", "I-") and tag[2:])):
                 raise TagError(
                     f"the tag {tag!r} is not IOB2: expected 'O', 'B-TYPE' or 'I-TYPE' (readers convert others)"
                 )

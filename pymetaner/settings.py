@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from pymetaner.checks import one_of, step_sizes, whole
 from pymetaner.errors import SettingError
 
 __all__ = ["Settings"]
@@ -47,21 +48,10 @@ class Settings:
     def __post_init__(self) -> None:
         choices = {"pooling": ("mean", "cls"), "decoding": ("viterbi", "argmax"), "script": ("known", "given")}
         for name, options in choices.items():
-            if getattr(self, name) not in options:
-                raise SettingError(f"{name}={getattr(self, name)!r}: expected one of {options}")
+            one_of(name, getattr(self, name), options)
         for name in ("window", "overlap", "freeze_layers"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-                raise SettingError(f"{name}={value!r}: expected a whole number, 0 or more")
-        lr = {name: tuple(rate) if isinstance(rate, list) else rate for name, rate in self.lr.items()}  # from JSON
-        if not lr.keys() <= _STEP_SIZES.keys() or not all(map(_is_rate, lr.values())):
-            raise SettingError(
-                f"lr={lr!r}: expected a positive number, or one for each layer, for some of {', '.join(_STEP_SIZES)}"
-            )
-        object.__setattr__(self, "lr", _STEP_SIZES | lr)
-
-
-def _is_rate(rate: object) -> bool:
-    if isinstance(rate, tuple):
-        return any(rate) and all(isinstance(r, (int, float)) and 0 <= r < math.inf for r in rate)
-    return isinstance(rate, (int, float)) and not isinstance(rate, bool) and 0 < rate < math.inf
+            object.__setattr__(self, name, whole(name, getattr(self, name)))
+        if not isinstance(self.lr, Mapping) or not self.lr.keys() <= _STEP_SIZES.keys():
+            raise SettingError(f"lr={self.lr!r}: expected the step sizes of some of {', '.join(_STEP_SIZES)}, by name")
+        rates = {name: step_sizes(f"lr[{name!r}]", rate) for name, rate in self.lr.items()}
+        object.__setattr__(self, "lr", _STEP_SIZES | rates)

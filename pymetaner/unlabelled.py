@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from pymetaner.checks import number
 from pymetaner.engine import Computation, FineTuning, Precision, fine_tuned_model
-from pymetaner.errors import EmptyDataError, SettingError
+from pymetaner.errors import EmptyDataError
 from pymetaner.inputs import as_sentences
 from pymetaner.learning import step_size
 from pymetaner.tagger import tag
@@ -44,8 +45,7 @@ def pseudo_labelled(
         InputError: if `x` holds something that is not text.
         SettingError: if the confidence is not 0 to 1.
     """
-    if isinstance(confidence, bool) or not isinstance(confidence, (int, float)) or not 0 <= confidence <= 1:
-        raise SettingError(f"confidence={confidence!r}: expected 0 to 1")
+    confidence = number("confidence", confidence, most=1)
     computation = Computation(batch_size=batch_size, precision=precision, progress=progress)
     own = _own_labels(model, as_sentences(x)[0], computation)
     return [sentence for sentence, least in own if sentence.entities and least >= confidence]

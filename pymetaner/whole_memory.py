@@ -12,7 +12,6 @@ from pymetaner.learning import step_size
 from pymetaner.memory import Memory
 from pymetaner.memory.encoder import check_labelled
 from pymetaner.model import MetaNER
-from pymetaner.network import weights_version
 from pymetaner.sentence import Sentence
 
 __all__ = ["fine_tune", "model_of_memory"]
@@ -101,7 +100,7 @@ def model_of_memory(model: MetaNER, memory: Memory, how: FineTuning, computation
     with _lock:
         kept = _all_kept.setdefault(memory, _Kept())
     with kept.lock:
-        state = (weights_version(model.network), memory.ids.tobytes(), how, computation.precision)
+        state = (model.state, memory.ids.tobytes(), how, computation.precision)
         if kept.model is None or kept.state != state:
             kept.model = None  # the weights of two need not fit into memory
             supports = [sentence for _, sentence in memory]

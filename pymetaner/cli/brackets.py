@@ -11,11 +11,13 @@ from pymetaner.sentence import Sentence
 __all__ = ["labelled"]
 
 # An escaped character; an entity; or a bracket that is neither.
-_PARTS = re.compile(r"\\([\[\]\\])|\[([^\s\[\]]+)\s+([^\[\]]*[^\[\]\s])\s*\]|([\[\]])")
+_ESCAPED = r"\\([\[\]\\])"
+_NAME = r"(?!\s)(?:\\[\[\]\\]|[^\[\]\\]|\\(?![\[\]\\]))+?"
+_PARTS = re.compile(rf"{_ESCAPED}|\[([^\s\[\]]+)\s+({_NAME})\s*\]|([\[\]])")
 
 
 def labelled(text: str, types: Collection[str]) -> Sentence:
-    r"""The sentence with its entities; a bracket that belongs to the text is written ``\[`` or ``\]``.
+    r"""The sentence with its entities; ``\[``, ``\]`` and ``\\`` stand for what the text itself has of these.
 
     Args:
         text: the sentence with each entity in brackets behind its type.
@@ -52,6 +54,7 @@ def labelled(text: str, types: Collection[str]) -> Sentence:
                 r"of these, or write a bracket of the text itself as \["
             )
         if label:
+            name = re.sub(_ESCAPED, r"\1", name)
             spans.append((len(plain), len(plain) + len(name), label))
         plain += escaped or name
     return sentence_from_text(plain + text[position:], spans)

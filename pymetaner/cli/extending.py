@@ -9,7 +9,7 @@ import typer
 
 from pymetaner.cli import options
 from pymetaner.cli.labelled_files import read_file, reading_options
-from pymetaner.cli.loading import check_apart, counted, load_model
+from pymetaner.cli.loading import check_new, counted, load_model, save_new
 from pymetaner.cli.output import spinner
 
 __all__ = ["extend"]
@@ -22,6 +22,7 @@ def extend(
     ],
     out: options.NewModelOption,
     model: options.StartOption = None,
+    overwrite: options.Overwrite = False,
     memory: Annotated[bool, typer.Option("--memory/--no-memory", help="Add the sentences to its memory.")] = True,
     format: options.FormatOption = None,
     delimiter: options.Delimiter = None,
@@ -39,7 +40,7 @@ def extend(
     reading = reading_options(format, delimiter, word_column, tag_column, notation, encoding)
     corpora = [read_file(path, reading) for path in files]
     net = load_model(model, device, threads)
-    check_apart(model, out)
+    check_new(model, out, overwrite)
     from pymetaner.extension import extend as extend_model
     from pymetaner.words import regroup
 
@@ -49,8 +50,7 @@ def extend(
     if memory:
         for path, part in zip(files, parts, strict=True):
             extended.memory.add(part, source=path.name, progress=True)
-    with spinner("saving"):
-        extended.save_pretrained(out)
+    save_new(extended, out)
     new = ", ".join(sorted(extended.types - net.types))
     print(
         f"{out}: tags {new} beside {', '.join(sorted(net.types))}; {counted(len(extended.memory), 'sentence')} in the "

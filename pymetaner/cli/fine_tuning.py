@@ -10,8 +10,7 @@ import typer
 
 from pymetaner.cli import options
 from pymetaner.cli.labelled_files import of_types, read_file, reading_options
-from pymetaner.cli.loading import check_apart, counted, load_model, opened_memory
-from pymetaner.cli.output import spinner
+from pymetaner.cli.loading import check_new, counted, load_model, opened_memory, save_new
 from pymetaner.errors import SettingError
 
 __all__ = ["fine_tune"]
@@ -23,6 +22,7 @@ def fine_tune(
         list[Path] | None, typer.Argument(metavar="FILE", exists=True, dir_okay=False, help="Labelled files.")
     ] = None,
     model: options.StartOption = None,
+    overwrite: options.Overwrite = False,
     memory: Annotated[
         Path | None,
         typer.Option(
@@ -54,7 +54,7 @@ def fine_tune(
     reading = reading_options(format, delimiter, word_column, tag_column, notation, encoding)
     corpora = [read_file(path, reading) for path in files or ()]
     net = load_model(model, device, threads)
-    check_apart(model, out)
+    check_new(model, out, overwrite)
     from pymetaner.whole_memory import fine_tune as fine_tune_model
 
     labelled = [sentence for part in of_types(net, corpora, types) for sentence in part]
@@ -63,6 +63,5 @@ def fine_tune(
             net, labelled if files else source, steps=steps, lr=lr, seed=seed, precision=precision, progress=True
         )
         learned = counted(len(labelled if files else source), "sentence")
-    with spinner("saving"):
-        tuned.save_pretrained(out)
+    save_new(tuned, out)
     print(f"{out}: fine-tuned on {learned}; {counted(len(tuned.memory), 'sentence')} in the memory")

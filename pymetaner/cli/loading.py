@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from pymetaner.cli.output import spinner
 from pymetaner.errors import EncoderMismatchError, InputError, MemoryFileError, SettingError
-from pymetaner.files import MEMORY
+from pymetaner.files import CHECKPOINT, CONFIG, MEMORY, REPORT
 
 if TYPE_CHECKING:
     from pymetaner.memory import Memory
@@ -20,10 +20,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "check_apart",
+    "check_new",
     "load_model",
     "memory_file",
     "opened_memory",
     "prepare",
+    "save_new",
     "text_lines",
 ]
 
@@ -69,13 +71,39 @@ def load_model(name: str | None, device: str = "cpu", threads: int | None = None
 
 
 def check_apart(model: str | None, out: Path) -> None:
-    """Checks that the folder of a new model is not the model that it is made from.
+    """Checks that the folder of a new model is not the one that it is made from.
+
+    Args:
+        model: that folder, or a hub id; None for the model that comes with pymetaner.
+        out: the folder of the new model.
 
     Raises:
         SettingError: if it is.
     """
-    if model is not None and out.exists() and Path(model).exists() and out.samefile(model):
+    from pymetaner.default import default_folder
+
+    start = default_folder() if model is None else Path(model)
+    if out.exists() and start.exists() and out.samefile(start):
         raise SettingError(f"--out {out} is the model itself, which stays as it is: give another folder")
+
+
+def check_new(model: str | None, out: Path, overwrite: bool) -> None:
+    """Checks that a new model would take the place of no other, unless that is wanted; arguments as `check_apart`.
+
+    Raises:
+        SettingError: if it would.
+    """
+    check_apart(model, out)
+    if not overwrite and (out / CONFIG).exists():
+        raise SettingError(f"{out} holds a model already: give another folder, or --overwrite to replace it")
+
+
+def save_new(model: MetaNER, out: Path) -> None:
+    """Writes a new model; what belonged to a training run of the one before is gone then."""
+    with spinner("saving"):
+        model.save_pretrained(out)
+    for name in (REPORT, CHECKPOINT):
+        (out / name).unlink(missing_ok=True)
 
 
 def memory_file(path: Path) -> Path:

@@ -36,6 +36,7 @@ FineTuningSteps = Annotated[
         help="Of 32 sentences each; if not given two passes, or up to eight if there are few sentences.",
     ),
 ]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the model that is in DIR.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 # ---- how to run ----

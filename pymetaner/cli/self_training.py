@@ -7,8 +7,7 @@ from typing import Annotated
 import typer
 
 from pymetaner.cli import options
-from pymetaner.cli.loading import check_apart, counted, load_model, text_lines
-from pymetaner.cli.output import spinner
+from pymetaner.cli.loading import check_new, counted, load_model, save_new, text_lines
 
 __all__ = ["self_train"]
 
@@ -19,6 +18,7 @@ def self_train(
     ],
     out: options.NewModelOption,
     model: options.StartOption = None,
+    overwrite: options.Overwrite = False,
     steps: options.FineTuningSteps = None,
     lr: Annotated[float, typer.Option("--lr", help="Step size.")] = 2e-4,
     seed: Annotated[int, typer.Option("--seed", help="Fixes batches, masks and dropout.")] = 0,
@@ -32,11 +32,10 @@ def self_train(
     """
     texts = [line for file in files for line in text_lines(file) if line.strip()]
     net = load_model(model, device, threads)
-    check_apart(model, out)
+    check_new(model, out, overwrite)
     from pymetaner.unlabelled import self_train as self_train_model
 
     trained = self_train_model(net, texts, steps=steps, lr=lr, seed=seed, precision=precision, progress=True)
-    with spinner("saving"):
-        trained.save_pretrained(out)
+    save_new(trained, out)
     remembered = counted(len(trained.memory), "sentence")
     print(f"{out}: trained on {counted(len(texts), 'sentence')} of text; {remembered} in the memory")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -20,7 +20,6 @@ from pymetaner.files import CHECKPOINT, MEMORY, REPORT
 if TYPE_CHECKING:
     from pymetaner.model import MetaNER
     from pymetaner.sentence import Sentence
-    from pymetaner.training import MetaSettings, TrainSettings
 
 __all__ = ["train"]
 
@@ -138,14 +137,14 @@ def train(
         raise SettingError("say what to start from: --encoder for a new model, or --model for one to train further")
     if label_all_pieces and encoder is None:
         raise SettingError("--label-all-pieces is about a new head: give --encoder, not --model")
-    check_apart(model, out)
+    check_apart(encoder or model, out)
     if preset is not None and model is not None:
         raise SettingError(f"--preset {preset} starts from an encoder as it is: give --encoder, not --model")
     meta = meta or preset is not None
     if not meta:
         options.refuse_unused(context, _ONLY_META, "learning to adapt: give --meta too")
     prepare(device, threads)
-    from pymetaner.training import MetaSettings, TrainSettings, wu2020
+    from pymetaner.training import MetaSettings, TrainSettings, run_of, wu2020
     from pymetaner.training import train as train_model
 
     given = {name for name in context.params if options.is_given(context, name)}
@@ -161,39 +160,33 @@ def train(
     dev_corpora = [read_file(path, reading) for path in dev or ()]
     names = chosen_types(types, corpora)
 
-    if not overwrite and _is_finished(out, settings, learning):
+    if encoder is not None:
+        net = _new_model(encoder, names, seed, device, label_all_pieces or preset is not None)
+    else:
+        net = load_model(model, device)
+    own = wu2020.as_official(net.settings) if preset is not None else net.settings
+    if freeze_layers is not None:
+        own = replace(own, freeze_layers=freeze_layers)
+    if pooling is not None:
+        own = replace(own, pooling=pooling)
+    net.settings = own
+    data = of_types(net, corpora, types)
+    sentences = [sentence for part in data for sentence in part]
+    held = [sentence for part in of_types(net, dev_corpora, types, quiet=True) for sentence in part] if dev else None
+
+    run = run_of(net, sentences, held, settings, learning)
+    if not overwrite and _is_finished(out, run):
+        before = net.memory
         net = load_model(str(out), device)
         if not memory or len(net.memory):
             say("note", f"{out} holds this run, finished: nothing to do (--overwrite to train it again)")
             return
-        data = of_types(net, corpora, types)
-        if model is not None:
-            net.memory = load_model(model, device).memory
+        net.memory = before
     else:
-        if encoder is not None:
-            net = _new_model(encoder, names, seed, device, label_all_pieces or preset is not None)
-        else:
-            net = load_model(model, device)
-        if preset is not None:
-            net.settings = wu2020.as_official(net.settings)
-        if freeze_layers is not None:
-            net.settings = replace(net.settings, freeze_layers=freeze_layers)
-        if pooling is not None:
-            net.settings = replace(net.settings, pooling=pooling)
-        data = of_types(net, corpora, types)
-        held = [sentence for part in of_types(net, dev_corpora, types, quiet=True) for sentence in part]
         if overwrite:
             for name in (REPORT, CHECKPOINT, MEMORY, f"{MEMORY}-wal", f"{MEMORY}-shm"):
                 (out / name).unlink(missing_ok=True)
-        train_model(
-            net,
-            [sentence for part in data for sentence in part],
-            out,
-            dev=held if dev else None,
-            settings=settings,
-            meta=learning,
-            progress=True,
-        )
+        train_model(net, sentences, out, dev=held, settings=settings, meta=learning, progress=True)
     if memory:
         _fill(net, data, files, out)
     _report(out, len(net.memory))
@@ -206,11 +199,11 @@ def _new_model(encoder: str, types: Sequence[str], seed: int, device: str, label
         return MetaNER.from_encoder(encoder, types, seed=seed, label_all_pieces=label_all_pieces).to(device)
 
 
-def _is_finished(out: Path, settings: TrainSettings, meta: MetaSettings | None) -> bool:
-    """Whether the folder holds a finished run with these settings.
+def _is_finished(out: Path, run: dict[str, Any]) -> bool:
+    """Whether the folder holds this run, finished.
 
     Raises:
-        SettingError: if it holds one with others.
+        SettingError: if it holds another one.
         ModelFileError: if its report is damaged.
     """
     from pymetaner.training.state import differing_settings
@@ -220,9 +213,7 @@ def _is_finished(out: Path, settings: TrainSettings, meta: MetaSettings | None) 
         return False
     try:
         content = json.loads(report.read_text(encoding="utf-8"))
-        done = {**content["settings"], "meta": content.get("meta")}
-        wanted = {**asdict(settings), "meta": None if meta is None else asdict(meta)}
-        differing = differing_settings(done, wanted)
+        differing = differing_settings(content["run"], run)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelFileError(f"{report} is damaged ({error}): give another --out, or --overwrite") from None
     if differing:

@@ -17,14 +17,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from pymetaner.checks import LARGEST_SEED, number, step_sizes, whole
 from pymetaner.engine.precision import computing_in
 from pymetaner.engine.reference import moving_copy
 from pymetaner.engine.task import Computation, InnerStep, Task, Work
-from pymetaner.errors import SettingError
 from pymetaner.model import MetaNER
 from pymetaner.network import adapted_parameters
-from pymetaner.objective import BaseObjective
+from pymetaner.objective import BaseObjective, check_finite
 from pymetaner.progress import track
+from pymetaner.reading import word_logits
 from pymetaner.sentence import Sentence
 from pymetaner.view import borrowed_view
 from pymetaner.windows import Window, make_batch, pad_hidden
@@ -68,13 +69,14 @@ class FineTuning:
     optimizer: ClassVar[str] = "adamw"
 
     def __post_init__(self) -> None:
-        InnerStep(self.lr, 1 if self.steps is None else self.steps, lambda_max=self.lambda_max)  # which checks them
-        if isinstance(self.batch_size, bool) or not isinstance(self.batch_size, int) or self.batch_size < 1:
-            raise SettingError(f"batch_size={self.batch_size!r}: expected a whole number, 1 or more")
-        if not 0 <= self.mask_probability <= 1:
-            raise SettingError(f"mask_probability={self.mask_probability!r}: expected 0 to 1")
-        if not 0 < self.interpolation <= 1:
-            raise SettingError(f"interpolation={self.interpolation!r}: expected a number above 0, at most 1")
+        if self.steps is not None:
+            object.__setattr__(self, "steps", whole("steps", self.steps, 1))
+        object.__setattr__(self, "lr", step_sizes("lr", self.lr))
+        object.__setattr__(self, "lambda_max", number("lambda_max", self.lambda_max))
+        object.__setattr__(self, "batch_size", whole("batch_size", self.batch_size, 1))
+        object.__setattr__(self, "mask_probability", number("mask_probability", self.mask_probability, most=1))
+        object.__setattr__(self, "interpolation", number("interpolation", self.interpolation, most=1, positive=True))
+        object.__setattr__(self, "seed", whole("seed", self.seed, most=LARGEST_SEED))
 
     def steps_on(self, windows: int) -> int:
         """How many steps are taken on so many windows."""
@@ -98,6 +100,7 @@ def fine_tuned_model(
 
     Raises:
         SettingError: if there are not as many step sizes as layers, or the precision does not fit the model.
+        NumericsError: if the steps are so large that the loss or a weight is no number any more.
     """
     with torch.inference_mode(False), torch.enable_grad():
         network, weights, rates = moving_copy(model, InnerStep(how.lr))
@@ -117,7 +120,7 @@ def fine_tuned_model(
             torch.manual_seed(how.seed)
             for step in track(range(steps), "learning", computation.progress):
                 with computing_in(computation.precision, network):
-                    objective.backward(step, 1.0)
+                    check_finite(step + 1, objective.backward(step, 1.0))
                 nn.utils.clip_grad_norm_(weights.values(), _CLIP)
                 for group in optimizer.param_groups:
                     group["lr"] = group["peak"] * min(1.0, (step + 1) / _WARM)
@@ -131,6 +134,7 @@ def fine_tuned_model(
         with torch.no_grad():
             for name, weight in weights.items():
                 weight.copy_(own[name].lerp(means[name], how.interpolation))
+        check_finite(steps, 0.0, weights.values())
         network.requires_grad_(False)
         network.eval()
         return learner
@@ -180,4 +184,4 @@ def fine_tuned_logits(
             return view.upper(batch.input_ids, batch.attention_mask, lower)
 
         with torch.inference_mode(), computing_in(computation.precision, model.network):
-            return model.word_logits(queries, run, batch_size=computation.batch_size)
+            return word_logits(model, queries, run, batch_size=computation.batch_size)

@@ -23,6 +23,7 @@ from pymetaner.model import MetaNER
 from pymetaner.network import adapted_groups, adapted_modules, adapted_parameters, forward, weight_sharing_copy
 from pymetaner.ops import masked_token_loss
 from pymetaner.progress import track
+from pymetaner.reading import word_logits
 from pymetaner.windows import IGNORE, Batch, Window, make_batch
 
 __all__ = ["SequentialMetaLearner", "moving_copy", "reference_logits"]
@@ -60,7 +61,7 @@ def reference_logits(
                 return forward(network, batch.input_ids, batch.attention_mask)[0]
 
             with torch.inference_mode():
-                results += model.word_logits([task.query], run, batch_size=computation.batch_size)
+                results += word_logits(model, [task.query], run, batch_size=computation.batch_size)
             with torch.no_grad():
                 for name, weight in weights.items():
                     weight.copy_(start[name])

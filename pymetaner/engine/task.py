@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pymetaner.cache import FactorCache
+from pymetaner.checks import number, one_of, step_sizes, whole
 from pymetaner.engine.precision import Precision, check_precision
 from pymetaner.errors import SettingError
 from pymetaner.sentence import Sentence
@@ -59,17 +59,10 @@ class InnerStep:
     lambda_max: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.optimizer not in get_args(InnerOptimizer):
-            raise SettingError(f"inner_optimizer={self.optimizer!r}: expected one of {get_args(InnerOptimizer)}")
-        if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 1:
-            raise SettingError(f"steps={self.steps!r}: expected a whole number, 1 or more")
-        if isinstance(self.lr, tuple):
-            if not all(_is_number(lr) and lr >= 0 for lr in self.lr) or not any(self.lr):
-                raise SettingError(f"lr={self.lr!r}: expected numbers of 0 or more, at least one of them above 0")
-        elif not _is_number(self.lr) or self.lr <= 0:
-            raise SettingError(f"lr={self.lr!r}: expected a positive number")
-        if not _is_number(self.lambda_max) or self.lambda_max < 0:
-            raise SettingError(f"lambda_max={self.lambda_max!r}: expected a number, 0 or more")
+        one_of("inner_optimizer", self.optimizer, get_args(InnerOptimizer))
+        object.__setattr__(self, "steps", whole("steps", self.steps, 1))
+        object.__setattr__(self, "lr", step_sizes("lr", self.lr))
+        object.__setattr__(self, "lambda_max", number("lambda_max", self.lambda_max))
 
     def rates(self, groups: Sequence[Collection[str]]) -> dict[str, float]:
         """The step size of every adapted module; modules that stand still are left out.
@@ -110,12 +103,11 @@ class Computation:
 
     def __post_init__(self) -> None:
         check_precision(self.precision)
-        for name in ("batch_size", "memory_bytes"):
-            value = getattr(self, name)
-            if value is None and name == "memory_bytes":
-                continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise SettingError(f"{name}={value!r}: expected a whole number, 1 or more")
+        object.__setattr__(self, "batch_size", whole("batch_size", self.batch_size, 1))
+        if self.memory_bytes is not None:
+            object.__setattr__(self, "memory_bytes", whole("memory_bytes", self.memory_bytes, 1))
+        if not isinstance(self.cache, FactorCache | None):
+            raise SettingError(f"cache={self.cache!r}: expected a FactorCache, or None")
 
 
 @dataclass
@@ -135,10 +127,6 @@ class Work:
     padded: int = 0
     supports: int = 0
     cached: int = 0
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 # (model, tasks, inner step, computation, work) -> word logits (W, C) of each query

@@ -7,6 +7,7 @@ write("train.jsonl", corpus)
 
 from __future__ import annotations
 
+import codecs
 import os
 import re
 from collections.abc import Iterable
@@ -74,7 +75,7 @@ def read(
         raise SettingError(f"format={format!r} is unknown: give one of {', '.join(get_args(Format))}")
     if delimiter == "":
         raise SettingError("delimiter='' separates nothing: give a character, or None to find it out")
-    text = _decode(str(path), encoding)
+    text = _decode(os.fspath(path), encoding)
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     watched = track(lines, f"Reading {Path(path).name}", progress and len(text) > _SLOW)
     if format == "jsonl" or (format is None and _is_jsonl(str(path), text)):
@@ -126,23 +127,34 @@ def _decode(path: str, encoding: str) -> str:
         data = Path(path).read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}): give a file of labelled sentences") from error
+    except ValueError as error:
+        raise DataError(f"{path!r} is no path of a file ({error}): give a file of labelled sentences") from error
     if data.startswith((b"\xff\xfe", b"\xfe\xff")) and encoding == "utf-8":
-        raise DataError(f"{path}:1: the file is UTF-16 by its first bytes: give encoding='utf-16', or convert it")
+        wide = "utf-32" if data.startswith((b"\xff\xfe\0\0", b"\0\0\xfe\xff")) else "utf-16"
+        raise DataError(f"{path}:1: the file is {wide} by its first bytes: give encoding={wide!r}, or convert it")
     try:
+        codecs.lookup(encoding)
         text = data.decode(encoding)
-    except LookupError:
+    except (LookupError, TypeError, ValueError) as error:
+        if isinstance(error, UnicodeDecodeError):
+            raise _undecodable(path, data, encoding, error) from None
         raise SettingError(f"encoding={encoding!r} is unknown: give one that Python knows") from None
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise DataError(
-            f"{path}:{line}: byte 0x{data[error.start]:02x} is not {encoding} ({error.reason}): give the right "
-            "`encoding`, or, if this is not a text file, another path"
-        ) from None
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
         raise DataError(f"{path}:{line}: a zero byte: this is a binary file, labelled text is expected")
     return text.removeprefix("\ufeff")
 
 
+def _undecodable(path: str, data: bytes, encoding: str, error: UnicodeDecodeError) -> DataError:
+    line = data.count(b"\n", 0, error.start) + 1
+    shown = f"byte 0x{data[error.start]:02x}" if error.start < len(data) else "the end"
+    return DataError(
+        f"{path}:{line}: {shown} is not {encoding} ({error.reason}): give the right `encoding`, or, if this is not a "
+        "text file, another path"
+    )
+
+
 def _is_jsonl(path: str, text: str) -> bool:
-    return path.lower().endswith((".jsonl", ".ndjson", ".json")) or re.match(r'\s*\{\s*"\w+"\s*:', text) is not None
+    if path.lower().endswith((".jsonl", ".ndjson", ".json")):
+        return True
+    return re.match(r'\s*\{\s*"\w+"\s*:.*\}\s*$', text, re.MULTILINE) is not None  # a first line that is an object

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral
 from typing import Any
 
 from pymetaner.errors import DataError, EmptyDataError, LengthMismatchError, PymetanerError, TagError
@@ -42,17 +43,22 @@ def from_dataset(
     if isinstance(dataset, Mapping):
         splits = ", ".join(map(repr, dataset))
         raise DataError(f"these are several splits ({splits}): give one of them, dataset[{next(iter(dataset), '')!r}]")
+    if isinstance(dataset, str) or not isinstance(dataset, Iterable):
+        raise DataError(f"the dataset is of type {type(dataset).__name__}: give a split, or a list of rows")
     names = _class_names(getattr(dataset, "features", None), tags)
     words: list[tuple[str, ...]] = []
     rows: list[tuple[str, ...]] = []
     first_seen: dict[str, str] = {}
     for number, row in enumerate(dataset):
         place = f"row {number}"
+        if not isinstance(row, Mapping):
+            raise DataError(f"{place} is of type {type(row).__name__}: expected a row with columns by name")
         for column in (tokens, tags):
             if column not in row:
                 raise DataError(f"{place}: no column {column!r}: name the right one of {', '.join(map(repr, row))}")
         try:
-            sentence, tag_row = check_tokens(row[tokens]), [_tag_name(tag, names) for tag in row[tags]]
+            sentence = check_tokens(_list(row, tokens))
+            tag_row = [_tag_name(tag, names) for tag in _list(row, tags)]
             if len(sentence) != len(tag_row):
                 raise LengthMismatchError(f"{len(sentence)} tokens but {len(tag_row)} tags: give one tag a token")
         except PymetanerError as error:
@@ -65,6 +71,13 @@ def from_dataset(
         raise EmptyDataError("the dataset has no rows: give labelled sentences")
     converted, found, repairs = convert_tags(rows, first_seen, notation, "the dataset")
     return Corpus([Sentence(w, t) for w, t in zip(words, converted, strict=True)], found, repairs)
+
+
+def _list(row: Mapping[str, Any], column: str) -> Iterable[Any]:
+    value = row[column]
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise DataError(f"column {column!r} holds {value!r}: expected a list")
+    return value
 
 
 def _class_names(features: Any, column: str) -> Sequence[str] | None:
@@ -83,6 +96,8 @@ def _tag_name(tag: Any, names: Sequence[str] | None) -> str:
             f"the tag {tag!r} is a number without a name: cast the column to Sequence(ClassLabel(names=[...])), or map "
             "the numbers to strings"
         )
-    if not 0 <= tag < len(names):
+    if not isinstance(tag, Integral):
+        raise TagError(f"the tag {tag!r} is neither a string nor a number")
+    if not 0 <= int(tag) < len(names):
         raise TagError(f"the tag {tag!r} is outside the {len(names)} names of its column ({', '.join(names)})")
-    return str(names[tag])
+    return str(names[int(tag)])

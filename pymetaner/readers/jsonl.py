@@ -69,7 +69,7 @@ def sentence_to_json(sentence: Sentence) -> str:
 def _parse(line: str, place: str) -> dict[str, Any]:
     try:
         record = json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{place}: this is not JSON ({error}): {_EXPECTED}, one object a line") from None
     if not isinstance(record, dict):
         raise DataError(f"{place}: a JSON object is expected, not {type(record).__name__}: {_EXPECTED}, one a line")
@@ -132,13 +132,18 @@ def _with_words(sentence: Sentence, spans: Iterable[tuple[int, int, str]], words
     if not all(isinstance(word, list) and [type(value) for value in word] == [int, int] for word in words):
         raise SpanError("words must be a list of [start, end]")
     places = tuple((start, end) for start, end in words)
+    text = sentence.text
+    inside = {i for start, end in places for i in range(max(start, 0), min(end, len(text)))}
+    if any(character.isalnum() and i not in inside for i, character in enumerate(text)):
+        raise SpanError("words leave out letters or digits of the text: give [start, end] of every word")
+    if not all(text[start:end].strip() for start, end in places if 0 <= start < end):
+        raise SpanError("a word is white space alone: give [start, end] of words")
     first_at = {start: i for i, (start, _) in enumerate(places)}
     last_at = {end: i for i, (_, end) in enumerate(places)}
     try:
         entities = [(first_at[start], last_at[end] + 1, label) for start, end, label in spans]
     except KeyError as error:
         raise SpanError(f"a span begins or ends at character {error}, which is no edge of `words`") from None
-    text = sentence.text
     return Sentence(
         tuple(text[start:end] for start, end in places), tags_from_spans(entities, len(places)), text, places
     )

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Literal, get_args
 
+from pymetaner.checks import LARGEST_SEED, number, one_of, truth, whole
 from pymetaner.engine import InnerOptimizer, InnerStep, Precision
 from pymetaner.errors import SettingError
 from pymetaner.scoring import Scoring
@@ -63,20 +63,15 @@ class TrainSettings:
 
     def __post_init__(self) -> None:
         _check_choices(self)
-        for name, value in asdict(self).items():
-            if name in _CHOICES:
-                continue
-            whole = name in ("steps", "batch_size", "evaluate_every", "checkpoint_every", "seed")
-            if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
-                raise SettingError(f"{name}={value!r}: expected a {'whole ' if whole else ''}number")
-            if whole and value < 1 and name != "seed":
-                raise SettingError(f"{name}={value}: expected 1 or more")
-            if name in ("lr", "clip") and not 0 < value < math.inf:
-                raise SettingError(f"{name}={value}: expected a positive number")
-            if name in ("warmup", "mask_probability") and not 0 <= value <= 1:
-                raise SettingError(f"{name}={value}: expected 0 to 1")
-            if name in ("weight_decay", "lambda_max") and not 0 <= value < math.inf:
-                raise SettingError(f"{name}={value}: expected 0 or more")
+        for name in ("steps", "batch_size", "evaluate_every", "checkpoint_every"):
+            object.__setattr__(self, name, whole(name, getattr(self, name), 1))
+        for name in ("lr", "clip"):
+            object.__setattr__(self, name, number(name, getattr(self, name), positive=True))
+        for name in ("warmup", "mask_probability"):
+            object.__setattr__(self, name, number(name, getattr(self, name), most=1))
+        for name in ("weight_decay", "lambda_max"):
+            object.__setattr__(self, name, number(name, getattr(self, name)))
+        object.__setattr__(self, "seed", whole("seed", self.seed, most=LARGEST_SEED))
 
 
 @dataclass(frozen=True)
@@ -118,17 +113,14 @@ class MetaSettings:
     final_lr: float | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.k, bool) or not isinstance(self.k, int) or self.k < 1:
-            raise SettingError(f"k={self.k!r}: expected a whole number, 1 or more")
+        object.__setattr__(self, "k", whole("k", self.k, 1))
         _check_choices(self, but="optimizer")
         for name in ("lr", "final_lr"):
             if isinstance(rate := getattr(self, name), tuple):
                 raise SettingError(f"{name}={rate!r}: expected a number; learn_rates=True learns one for each layer")
-        if self.order not in (1, 2):
-            raise SettingError(f"order={self.order!r}: expected 1 or 2")
+        one_of("order", self.order, (1, 2))
         for name in ("learn_rates", "scheduled", "dropout"):
-            if not isinstance(getattr(self, name), bool):
-                raise SettingError(f"{name}={getattr(self, name)!r}: expected True or False")
+            truth(name, getattr(self, name))
         if self.final_lr is not None:
             if self.learn_rates:
                 raise SettingError(f"final_lr={self.final_lr!r} with learn_rates=True: expected one of them")
@@ -149,5 +141,5 @@ class MetaSettings:
 def _check_choices(settings: TrainSettings | MetaSettings, but: str = "") -> None:
     for name, options in _CHOICES.items():
         value = getattr(settings, name, options[0])
-        if name != but and value not in options:
-            raise SettingError(f"{name}={value!r}: expected one of {options}")
+        if name != but:
+            one_of(name, value, options)

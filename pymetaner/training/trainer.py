@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +22,7 @@ from pymetaner.evaluation import evaluate
 from pymetaner.files import MEMORY, REPORT, write_atomically
 from pymetaner.model import MetaNER
 from pymetaner.network import adapted_parameters, fingerprint_of
-from pymetaner.objective import BaseObjective, Objective
+from pymetaner.objective import BaseObjective, Objective, check_finite
 from pymetaner.progress import bar
 from pymetaner.sentence import Sentence
 from pymetaner.training.meta import MetaObjective
@@ -29,7 +30,7 @@ from pymetaner.training.settings import MetaSettings, TrainSettings
 from pymetaner.training.state import TrainingState
 from pymetaner.windows import Window
 
-__all__ = ["TrainingReport", "train"]
+__all__ = ["TrainingReport", "run_of", "train"]
 
 _OTHERS = 30.0  # times the learning rate of the weights: logarithms of step sizes have a longer way to go
 
@@ -84,6 +85,7 @@ def train(
         LabelMismatchError: if a sentence has an entity type that the model does not tag.
         SettingError: if the folder holds a checkpoint of another run, or a memory.
         SaveError: if the folder cannot be written.
+        NumericsError: if the loss is no number any more; the last checkpoint stays.
     """
     settings = settings or TrainSettings()
     started = time.monotonic()
@@ -112,13 +114,7 @@ def train(
         objective = MetaObjective(model, labelled, tag_ids, settings, meta)
     optimizer = _optimizer(parameters.values(), objective.parameters.values(), settings)
     parameters |= objective.parameters
-    run = {
-        **asdict(settings),
-        "meta": None if meta is None else asdict(meta),
-        "windows": len(windows),
-        "data": _digest(windows, tag_ids, dev),
-        "frozen weights": fingerprint_of({n: t for n, t in network.state_dict().items() if n not in parameters}),
-    }
+    run = run_of(model, labelled, dev, settings, meta)
     state = TrainingState(folder, parameters, optimizer, run)
     step = state.restore()
     started_at = step
@@ -132,12 +128,15 @@ def train(
             share = _schedule(step, settings)
             with computing_in(settings.precision, network):
                 loss = objective.backward(step, share)
+            check_finite(step + 1, loss)
             if settings.optimizer == "adamw":  # BertAdam clips by itself
                 nn.utils.clip_grad_norm_(parameters.values(), settings.clip)
             for group in optimizer.param_groups:
                 group["lr"] = settings.lr * share * group["scale"]
             optimizer.step()
             step += 1
+            if step == settings.steps:
+                check_finite(step, loss, parameters.values())
             if step % settings.evaluate_every == 0 or step == settings.steps:
                 network.eval()
                 f1 = None
@@ -156,7 +155,7 @@ def train(
             progress_bar.update(task, completed=step, description=f"loss {loss:.3f}{best}, {rate:.0f} sentences/s")
     network.requires_grad_(True)
     report = TrainingReport(state.best_step, state.best_f1, state.history, time.monotonic() - started)
-    summary = {"settings": asdict(settings), "meta": run["meta"], **asdict(report)}
+    summary = {"settings": asdict(settings), "meta": run["meta"], **asdict(report), "run": run}
     write_atomically(folder / REPORT, json.dumps(summary, indent=2).encode() + b"\n")
     state.load_best(model)
     if isinstance(objective, MetaObjective):
@@ -164,6 +163,34 @@ def train(
         save(model, folder, with_memory=False)
     state.discard()
     return report
+
+
+def run_of(
+    model: MetaNER,
+    sentences: Sequence[Sentence],
+    dev: Sequence[Sentence] | None,
+    settings: TrainSettings,
+    meta: MetaSettings | None,
+) -> dict[str, Any]:
+    """What a run does, as JSON has it: its settings, and hashes of what it starts from and learns from.
+
+    Arguments and errors as for `train`. Weights that the run moves are not part of it.
+    """
+    labelled = [sentence for sentence in sentences if sentence.tags]
+    tag_ids = [model.labels.encode(sentence.tags or ()) for sentence in labelled]
+    windows = model.words.windows(labelled)
+    moving = adapted_parameters(model.network, model.settings.freeze_layers)
+    run = {
+        **asdict(settings),
+        "meta": None if meta is None else asdict(meta),
+        "model": asdict(model.settings),
+        "labels": model.labels.tags,
+        "windows": len(windows),
+        "data": _digest(windows, tag_ids, dev),
+        "frozen weights": fingerprint_of({n: t for n, t in model.network.state_dict().items() if n not in moving}),
+    }
+    found: dict[str, Any] = json.loads(json.dumps(run))
+    return found
 
 
 def _digest(windows: Sequence[Window], tag_ids: Sequence[Sequence[int]], dev: Sequence[Sentence] | None) -> str:

@@ -18,7 +18,9 @@ def test_a_model_gets_a_new_type(run: Any, folder: Path, tmp_path: Path) -> None
     extended = MetaNER.from_pretrained(out)
     assert extended.types == {"PER", "ORG", "LOC", "DRUG"}
     assert len(extended.memory.sources()["drugs.conll"]) == 2
-    run(*arguments, out, "--no-memory")
+    assert "holds a model already" in run(*arguments, out, "--no-memory", exits=2).stderr
+    assert len(MetaNER.from_pretrained(out).memory) == len(CORPUS) + 2
+    run(*arguments, out, "--no-memory", "--overwrite")
     assert len(MetaNER.from_pretrained(out).memory) == len(CORPUS)
 
 

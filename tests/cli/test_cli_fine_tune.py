@@ -20,7 +20,7 @@ def test_a_model_is_fine_tuned_on_files_or_a_memory(run: Any, folder: Path, tmp_
     expected = fine_tune(model, CORPUS[:4], steps=3, lr=0.01, seed=5).state_dict()
     told = f"fine-tuned on 4 sentences; {len(CORPUS)} sentences in the memory"
     for source, text in (((file,), told), (("--memory", tmp_path / "few.sqlite"), "; 4 sentences in the memory")):
-        options = ("--model", folder, "--out", out, "--steps", 3, "--lr", 0.01, "--seed", 5)
+        options = ("--model", folder, "--out", out, "--steps", 3, "--lr", 0.01, "--seed", 5, "--overwrite")
         assert text in run("fine-tune", *source, *options).stdout
         saved = MetaNER.from_pretrained(out).state_dict()
         assert all(torch.equal(tensor, expected[name]) for name, tensor in saved.items())

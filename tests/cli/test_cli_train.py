@@ -66,6 +66,42 @@ def test_a_finished_run_is_left_alone(run: Any, trained: Path, folder: Path, lab
     assert (trained / "model.safetensors").stat().st_mtime_ns == before
 
 
+def test_a_run_on_other_data_is_not_taken_for_the_finished_one(
+    run: Any, trained: Path, folder: Path, labelled_file: Path, tmp_path: Path
+) -> None:
+    less = tmp_path / "less.conll"
+    write(less, CORPUS[:8], "columns")
+    for changed, told in (
+        ((less, "--dev", labelled_file, "--encoder", folder), "data"),
+        ((labelled_file, "--encoder", folder), "data"),
+        ((labelled_file, "--dev", labelled_file, "--encoder", folder, "--types", "PER"), "labels"),
+        ((labelled_file, "--dev", labelled_file, "--encoder", folder, "--pooling", "cls"), "model"),
+    ):
+        result = run("train", *changed, "--out", trained, *FEW, exits=2)
+        assert "finished run with other" in result.stderr and told in result.stderr
+
+
+def test_the_encoder_is_not_written_over(run: Any, folder: Path, labelled_file: Path) -> None:
+    before = weights(folder)
+    result = run("train", labelled_file, "--encoder", folder, "--out", folder, "--overwrite", *FEW, exits=2)
+    assert "give another folder" in result.stderr
+    assert same(weights(folder), before)
+
+
+def test_what_cannot_be_trained_on_overwrites_nothing(run: Any, trained: Path, folder: Path, tmp_path: Path) -> None:
+    unknown = tmp_path / "unknown.conll"
+    unknown.write_text("Ada B-SCIENTIST\n")
+    run("train", unknown, "--model", folder, "--out", trained, "--overwrite", exits=1)
+    assert len(MetaNER.from_pretrained(trained).memory) == 16
+    assert (trained / "training.json").exists()
+
+
+def test_a_run_that_goes_astray_is_told(run: Any, folder: Path, labelled_file: Path, tmp_path: Path) -> None:
+    arguments = ("train", labelled_file, "--encoder", folder, "--out", tmp_path / "x", "--lr", 1e30, "--steps", 3)
+    assert "give a smaller lr" in run(*arguments, exits=1).stderr
+    assert not (tmp_path / "x" / "model.safetensors").exists()
+
+
 def test_a_stopped_run_goes_on(
     run: Any, trained: Path, folder: Path, labelled_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -121,7 +121,7 @@ def test_a_very_long_sentence(tmp_path: Path) -> None:
         (b"Ada B-PER\nZo\xeb B-PER\n", DataError, r"data\.conll:2: byte 0xeb is not utf-8"),
         (b"Ada O\nb\0c O\n", DataError, r"data\.conll:2: a zero byte"),
         (b"\x7fELF\x02\x01\0\xff", DataError, "byte 0xff is not utf-8"),
-        ("Ada O\n".encode("utf-16"), DataError, "UTF-16"),
+        ("Ada O\n".encode("utf-16"), DataError, "utf-16"),
     ],
 )
 def test_errors_name_file_and_line(tmp_path: Path, content: str | bytes, error: type[DataError], message: str) -> None:

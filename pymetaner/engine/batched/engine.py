@@ -27,6 +27,7 @@ from pymetaner.engine.precision import computing_in
 from pymetaner.engine.task import Computation, InnerStep, Task, Work
 from pymetaner.model import MetaNER
 from pymetaner.progress import track
+from pymetaner.reading import empty_logits
 from pymetaner.view import View, borrowed_view
 from pymetaner.windows import Batch, Window, make_batch, pack, pad_hidden
 
@@ -56,7 +57,7 @@ def batched_logits(
     ):
         rates = inner.rates(view.groups)
         engine = BatchedEngine(model, view, inner, rates, computation, work)
-        gathered = model.empty_logits([task.query for task in tasks])
+        gathered = empty_logits(model, [task.query for task in tasks])
         for block in track(engine.blocks(tasks), "adapting", computation.progress):
             for part in split_on_overflow(lambda queries: list(engine.run(tasks, queries)), block):
                 for batch, logits in part:

@@ -1,0 +1,91 @@
+"""Checks of settings: numbers of Python and NumPy are taken, truth values, NaN and infinity are not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from numbers import Integral, Real
+
+from pymetaner.errors import SettingError
+
+__all__ = ["number", "one_of", "several", "step_sizes", "truth", "whole"]
+
+LARGEST_SEED = 2**32 - 1
+
+
+def whole(name: str, value: object, least: int = 0, most: int | None = None, *, or_else: str = "") -> int:
+    """The value as an int; `or_else` says in the message what may stand there instead.
+
+    Raises:
+        SettingError: if it is not a whole number of at least `least` and, if given, at most `most`.
+    """
+    if isinstance(value, Integral) and not isinstance(value, bool):
+        found = int(value)
+        if found >= least and (most is None or found <= most):
+            return found
+    span = f"{least} or more" if most is None else f"{least} to {most}"
+    raise SettingError(f"{name}={value!r}: expected a whole number, {span}{or_else and ', or '}{or_else}")
+
+
+def number(name: str, value: object, *, least: float = 0.0, most: float = math.inf, positive: bool = False) -> float:
+    """The value as a float.
+
+    Raises:
+        SettingError: if it is not a finite number of at least `least` (if `positive`, above 0) and at most `most`.
+    """
+    if isinstance(value, Real) and not isinstance(value, bool):
+        found = float(value)
+        if math.isfinite(found) and found <= most and (found > 0 if positive else found >= least):
+            return found
+    if positive:
+        span = "a positive number" if most == math.inf else f"a number above 0, at most {most:g}"
+    else:
+        span = f"a number, {least:g} or more" if most == math.inf else f"a number from {least:g} to {most:g}"
+    raise SettingError(f"{name}={value!r}: expected {span}")
+
+
+def step_sizes(name: str, value: object) -> float | tuple[float, ...]:
+    """A step size, or one for each layer, of which some may be 0.
+
+    Raises:
+        SettingError: if one is negative, all are 0, or the value is something else.
+    """
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        return number(name, value, positive=True)
+    rates = tuple(number(name, rate) for rate in value)
+    if not any(rates):
+        raise SettingError(f"{name}={value!r}: expected numbers of 0 or more, at least one of them above 0")
+    return rates
+
+
+def several(name: str, values: object) -> tuple[object, ...]:
+    """The values, one or more.
+
+    Raises:
+        SettingError: if there is none, or what was given is not a list.
+    """
+    found = () if isinstance(values, str) or not isinstance(values, Iterable) else tuple(values)
+    if not found:
+        raise SettingError(f"{name}={values!r}: expected a list of one or more")
+    return found
+
+
+def truth(name: str, value: object) -> bool:
+    """The value, if it is True or False.
+
+    Raises:
+        SettingError: if it is not.
+    """
+    if not isinstance(value, bool):
+        raise SettingError(f"{name}={value!r}: expected True or False")
+    return value
+
+
+def one_of(name: str, value: object, options: Sequence[object]) -> None:
+    """Checks that the value is one of some.
+
+    Raises:
+        SettingError: if it is not.
+    """
+    if not any(type(value) is type(option) and value == option for option in options):
+        raise SettingError(f"{name}={value!r}: expected one of {', '.join(map(repr, options))}")
