@@ -63,6 +63,8 @@ Model = TypeVar("Model", bound="MetaNER")
 
 def find(model: str | PathLike[str], **hub: Any) -> Path:
     """The local folder of a model: the path itself, or a snapshot of the hub repository of that id."""
+    if not isinstance(model, str | PathLike) or "\0" in os.fspath(model):
+        raise ModelFileError(f"{model!r} is no model: give the folder of one, or a hub id")
     path = Path(model)
     if path.is_dir():
         return path

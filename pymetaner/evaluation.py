@@ -10,7 +10,7 @@ from pymetaner.errors import EmptyDataError
 from pymetaner.learning import Learning
 from pymetaner.model import MetaNER
 from pymetaner.scoring import Score, Scoring, drop_types, score
-from pymetaner.sentence import Sentence
+from pymetaner.sentence import Sentence, check_sentences
 from pymetaner.tagger import tag
 from pymetaner.words import regroup
 
@@ -69,9 +69,9 @@ def evaluate(
         progress: show a progress bar.
 
     Raises:
-        EmptyDataError: if no sentence is labelled.
+        DataError, EmptyDataError: if something is not a sentence, or none is labelled.
     """
-    gold = [sentence for sentence in sentences if sentence.tags]
+    gold = [sentence for sentence in check_sentences(sentences) if sentence.tags]
     if not gold:
         raise EmptyDataError("no labelled sentence to score on: expected sentences with one tag a word")
     types = {name[2:] for sentence in gold for name in sentence.tags or () if name != "O"}

@@ -13,7 +13,7 @@ from pymetaner.errors import EmptyDataError, UnsupportedModelError
 from pymetaner.model import MetaNER
 from pymetaner.network import adapted_modules, forward, head_of, weight_sharing_copy
 from pymetaner.reading import batches
-from pymetaner.sentence import Sentence
+from pymetaner.sentence import Sentence, check_sentences
 from pymetaner.windows import WordRows, make_batch
 
 __all__ = ["extend"]
@@ -48,7 +48,7 @@ def extend(model: MetaNER, sentences: Sequence[Sentence], *, batch_size: int = 1
         >>> extended.memory.add(sentences)  # doctest: +SKIP
         >>> extended.save_pretrained("with-drugs")  # doctest: +SKIP
     """
-    labelled = [sentence for sentence in sentences if sentence.tags]
+    labelled = [sentence for sentence in check_sentences(sentences) if sentence.tags]
     types = dict.fromkeys(tag[2:] for sentence in labelled for tag in sentence.tags or () if tag != "O")
     new = [name for name in types if name not in model.types]
     if not new:

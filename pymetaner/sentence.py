@@ -8,7 +8,7 @@ from functools import cached_property
 
 from pymetaner.errors import DataError, LengthMismatchError, SpanError, TagError
 
-__all__ = ["Entity", "Sentence"]
+__all__ = ["Entity", "Sentence", "check_sentences"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +118,21 @@ class Sentence:
     def with_tags(self, tags: Iterable[str] | None) -> Sentence:
         """The same words with other tags."""
         return replace(self, tags=None if tags is None else tuple(tags))
+
+
+def check_sentences(sentences: Iterable[Sentence]) -> list[Sentence]:
+    """The sentences as a list.
+
+    Raises:
+        DataError: if something is not a Sentence.
+    """
+    if isinstance(sentences, str) or not isinstance(sentences, Iterable):
+        raise DataError(f"the sentences are of type {type(sentences).__name__}: expected a list of pymetaner.Sentence")
+    found = list(sentences)
+    for i, sentence in enumerate(found):
+        if not isinstance(sentence, Sentence):
+            raise DataError(f"item {i} is of type {type(sentence).__name__}: expected a pymetaner.Sentence")
+    return found
 
 
 def tag_spans(tags: Sequence[str]) -> list[tuple[int, int, str]]:

@@ -197,6 +197,7 @@ def _as_dict(
             "steps": learning.inner.steps,
             "lr": learning.inner.lr,
             "inner_optimizer": learning.inner.optimizer,
+            "lambda_max": learning.inner.lambda_max,
             "knn": learning.knn,
             "engine": learning.engine,
             "exclude_self": learning.exclude_self,

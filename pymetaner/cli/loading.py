@@ -135,7 +135,7 @@ def counted(count: int, noun: str, plural: str | None = None) -> str:
 
 
 def text_lines(file: str) -> Iterator[str]:
-    """The lines of a UTF-8 file or of standard input, without a byte order mark."""
+    """The lines of a UTF-8 file or of standard input, however they end, without a byte order mark."""
     name = "standard input" if file == "-" else file
     try:
         with nullcontext(sys.stdin.buffer) if file == "-" else open(file, "rb") as stream:
@@ -144,6 +144,6 @@ def text_lines(file: str) -> Iterator[str]:
                     line = data.decode("utf-8-sig" if number == 1 else "utf-8")
                 except UnicodeDecodeError as error:
                     raise InputError(f"{name}:{number}: not UTF-8 ({error.reason}): convert it to UTF-8") from None
-                yield line.rstrip("\r\n")
+                yield from line.rstrip("\r\n").split("\r")
     except OSError as error:
         raise InputError(f"{name} cannot be read ({error.strerror}): give a text file, a sentence a line") from None

@@ -21,7 +21,7 @@ from pymetaner.readers.columns import find_delimiter, read_columns, sentence_to_
 from pymetaner.readers.corpus import Corpus
 from pymetaner.readers.dataset import from_dataset
 from pymetaner.readers.jsonl import read_jsonl, sentence_to_json
-from pymetaner.sentence import Sentence
+from pymetaner.sentence import Sentence, check_sentences
 from pymetaner.tagging import Notation
 
 __all__ = ["Corpus", "Format", "from_dataset", "read", "write"]
@@ -105,7 +105,7 @@ def write(path: str | os.PathLike[str], sentences: Iterable[Sentence], format: F
     if format not in get_args(Format):
         raise SettingError(f"format={format!r} is unknown: give one of {', '.join(get_args(Format))}")
     parts = []
-    for number, sentence in enumerate(sentences):
+    for number, sentence in enumerate(check_sentences(sentences)):
         place = f"sentence {number}"
         if sentence.tags is None:
             raise DataError(f"{place} ({sentence.text[:60]!r}) has no tags: only labelled sentences can be written")

@@ -115,6 +115,7 @@ class MetaSettings:
     def __post_init__(self) -> None:
         object.__setattr__(self, "k", whole("k", self.k, 1))
         _check_choices(self, but="optimizer")
+        one_of("optimizer", self.optimizer, tuple(_INNER))
         for name in ("lr", "final_lr"):
             if isinstance(rate := getattr(self, name), tuple):
                 raise SettingError(f"{name}={rate!r}: expected a number; learn_rates=True learns one for each layer")
@@ -129,7 +130,7 @@ class MetaSettings:
 
     def inner(self) -> InnerStep:
         """The inner step of a task."""
-        lr, lambda_max = _INNER.get(self.optimizer, (1.0, 0.0))  # InnerStep refuses what is not among them
+        lr, lambda_max = _INNER[self.optimizer]
         return InnerStep(
             lr=lr if self.lr is None else self.lr,
             steps=self.steps,

@@ -24,7 +24,7 @@ from pymetaner.model import MetaNER
 from pymetaner.network import adapted_parameters, fingerprint_of
 from pymetaner.objective import BaseObjective, Objective, check_finite
 from pymetaner.progress import bar
-from pymetaner.sentence import Sentence
+from pymetaner.sentence import Sentence, check_sentences
 from pymetaner.training.meta import MetaObjective
 from pymetaner.training.settings import MetaSettings, TrainSettings
 from pymetaner.training.state import TrainingState
@@ -81,7 +81,7 @@ def train(
         progress: show a progress bar.
 
     Raises:
-        EmptyDataError: if no sentence is labelled.
+        DataError, EmptyDataError: if something is not a sentence, or none is labelled.
         LabelMismatchError: if a sentence has an entity type that the model does not tag.
         SettingError: if the folder holds a checkpoint of another run, or a memory.
         SaveError: if the folder cannot be written.
@@ -90,10 +90,10 @@ def train(
     settings = settings or TrainSettings()
     started = time.monotonic()
     folder = Path(out)
-    labelled = [sentence for sentence in sentences if sentence.tags]
+    labelled = [sentence for sentence in check_sentences(sentences) if sentence.tags]
     if not labelled:
         raise EmptyDataError("no labelled sentence to train on: expected sentences with one tag a word")
-    if dev is not None and not any(sentence.tags for sentence in dev):
+    if dev is not None and not any(sentence.tags for sentence in check_sentences(dev)):
         raise EmptyDataError("no labelled sentence in `dev` to pick the best weights on: leave it out, or label some")
     if (folder / MEMORY).exists():
         raise SettingError(
