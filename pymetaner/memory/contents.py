@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from pymetaner.errors import MemoryFileError, SaveError, SettingError
 from pymetaner.memory.mirror import Mirror
 from pymetaner.memory.records import key_of
 from pymetaner.memory.search import Hit, ids_of, search
+from pymetaner.memory.store import CALIBRATION
+from pymetaner.readers import write
 from pymetaner.sentence import Sentence
 
-__all__ = ["Contents"]
+__all__ = ["Contents", "absolute"]
 
 
 class Contents:
@@ -71,6 +78,38 @@ class Contents:
         with self._mirror.current() as store:
             return store.origins()
 
+    @property
+    def calibration(self) -> dict[str, Any] | None:
+        """The arguments for `pymetaner.adapt` that the last `calibrate` found; None if there was none."""
+        with self._mirror.current() as store:
+            found = store.note(CALIBRATION)
+        try:
+            arguments = None if found is None else json.loads(found)
+            if found is not None and not isinstance(arguments, dict):
+                raise ValueError(f"{found[:60]} is not a JSON object")
+        except (ValueError, RecursionError) as error:
+            raise MemoryFileError(f"{store.place} is damaged (calibration: {error}): call calibrate() again") from error
+        return arguments
+
+    def export(self, path: str | os.PathLike[str], *, format: Literal["jsonl", "columns"] = "jsonl") -> int:
+        """How many sentences were written to a file that `import_file` reads, in one atomic step.
+
+        Args:
+            path: the file.
+            format: ``"jsonl"`` keeps raw texts and their spans, ``"columns"`` (word, tab, tag) the words only.
+
+        Raises:
+            DataError: if a word cannot stand in a column file.
+            SaveError: if it cannot be written, or is the memory's own file; what was there stays.
+        """
+        file = absolute(path)
+        with self._mirror.locked() as store:
+            if store.is_at(file):
+                raise SaveError(f"{file} is the memory itself, which an export would overwrite: give another file")
+        sentences = [sentence for _, sentence in self]
+        write(file, sentences, format=format)
+        return len(sentences)
+
     def __len__(self) -> int:
         return len(self.snapshot()[0])
 
@@ -94,3 +133,17 @@ class Contents:
             with self._mirror.current() as store:
                 return bool(store.find([key_of(item)]) if item.tags is not None else ids_of(store, item))
         return isinstance(item, (int, np.integer)) and bool(np.isin(item, self.ids))
+
+
+def absolute(path: str | os.PathLike[str]) -> Path:
+    """The absolute path of a file.
+
+    Raises:
+        SettingError: if it is not a path.
+    """
+    try:
+        if "\0" in (name := os.fspath(path)):
+            raise ValueError("it holds a null character")
+        return Path(os.path.abspath(name))
+    except (TypeError, ValueError) as error:
+        raise SettingError(f"{path!r} is not a path ({error}): give the path of a file") from error

@@ -8,17 +8,17 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
-from pymetaner.errors import MemoryFileError, SettingError
+from pymetaner.errors import SettingError
 from pymetaner.memory.changes import add, adopt, rebuild
-from pymetaner.memory.contents import Contents
+from pymetaner.memory.contents import Contents, absolute
 from pymetaner.memory.encoder import SentenceEncoder, check_encoder, check_labelled, check_types
 from pymetaner.memory.mirror import Mirror
-from pymetaner.memory.store import Store
-from pymetaner.readers import read, write
+from pymetaner.memory.store import CALIBRATION, Store
+from pymetaner.readers import read
 from pymetaner.sentence import Sentence
 from pymetaner.words import regroup as regrouped
 
@@ -68,7 +68,7 @@ class Memory(Contents):
     ) -> None:
         if read_only and (path is None or rebuild):
             raise SettingError("read_only=True needs the path of a memory and rebuild=False: leave one of them out")
-        place = None if path is None else _absolute(path)
+        place = None if path is None else absolute(path)
         if place is None:
             store = Store.new(encoder.fingerprint, encoder.dim)
         else:
@@ -89,7 +89,7 @@ class Memory(Contents):
         Args and errors are those of `Memory`; the file must exist.
         """
         memory = cls.__new__(cls)
-        memory._start(encoder, Store.copy_of(_absolute(path)), rebuild, progress)
+        memory._start(encoder, Store.copy_of(absolute(path)), rebuild, progress)
         return memory
 
     def _start(self, encoder: SentenceEncoder, store: Store, renew: bool, progress: bool) -> None:
@@ -189,9 +189,8 @@ class Memory(Contents):
             return store.delete([int(i) for i in wanted if int(i) in self._mirror.bank])
 
     def clear(self) -> int:
-        """Removes everything, and returns how many sentences there were. Raises as `remove` does."""
+        """Removes everything, the calibration too, and returns how many sentences there were. Raises as `remove`."""
         with self._mirror.changing() as store:
-            store.write_note("calibration", None)
             return store.delete(None)
 
     def calibrate(self, **settings: Any) -> Calibration:
@@ -205,18 +204,8 @@ class Memory(Contents):
         found = calibrate(self.encoder, self, **settings)  # type: ignore[arg-type]  # a memory of a model has a model
         if not self.read_only:
             with self._mirror.changing() as store:
-                store.write_note("calibration", json.dumps(found.arguments))
+                store.write_note(CALIBRATION, json.dumps(found.arguments))
         return found
-
-    @property
-    def calibration(self) -> dict[str, Any] | None:
-        """The arguments for `pymetaner.adapt` that the last `calibrate` found; None if there was none."""
-        with self._mirror.current() as store:
-            found = store.note("calibration")
-        try:
-            return None if found is None else dict(json.loads(found))
-        except ValueError as error:
-            raise MemoryFileError(f"{store.place} is damaged (calibration: {error}): call calibrate() again") from error
 
     def import_file(
         self,
@@ -243,21 +232,6 @@ class Memory(Contents):
             sentences = map(regrouped, sentences)
         return self.add(sentences, source=Path(path).name if source is None else source, progress=progress)
 
-    def export(self, path: str | os.PathLike[str], *, format: Literal["jsonl", "columns"] = "jsonl") -> int:
-        """How many sentences were written to a file that `import_file` reads, in one atomic step.
-
-        Args:
-            path: the file.
-            format: ``"jsonl"`` keeps raw texts and their spans, ``"columns"`` (word, tab, tag) the words only.
-
-        Raises:
-            DataError: if a word cannot stand in a column file.
-            SaveError: if it cannot be written; what was there stays.
-        """
-        sentences = [sentence for _, sentence in self]
-        write(path, sentences, format=format)
-        return len(sentences)
-
     def copy_for(self, encoder: SentenceEncoder) -> Memory:
         """A memory in RAM with the same sentences for an encoder that gives the same vectors; changes stay apart.
 
@@ -272,7 +246,7 @@ class Memory(Contents):
             self.save(copy)
             memory = Memory.load(encoder, copy)
         with memory._mirror.changing() as store:
-            store.write_note("calibration", None)
+            store.write_note(CALIBRATION, None)
         return memory
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -282,12 +256,12 @@ class Memory(Contents):
             SaveError: if it cannot be written (a full disk, no folder); what was there stays.
         """
         with self._mirror.locked() as store:
-            store.save(_absolute(path))
+            store.save(absolute(path))
 
     def rebuild(self, encoder: SentenceEncoder | None = None, *, progress: bool = False) -> None:
         """Embeds every sentence again, and goes on with this encoder; all or nothing.
 
-        Searches go on meanwhile, on the old vectors.
+        Searches go on meanwhile, on the old vectors. A calibration, found for the old encoder, is dropped.
 
         Args:
             encoder: the new one; by default the memory's own, e.g. after training it.
@@ -325,7 +299,3 @@ class Memory(Contents):
             "a Memory is an open file, which cannot be pickled or deep-copied: pass memory.path on (or the path of a "
             "memory.save(path)), and open Memory(encoder, path) there"
         )
-
-
-def _absolute(path: str | os.PathLike[str]) -> Path:
-    return Path(os.path.abspath(path))

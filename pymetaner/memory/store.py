@@ -27,7 +27,10 @@ from pymetaner.memory.file import (
 from pymetaner.memory.records import Key, Record, unpack
 from pymetaner.sentence import Sentence
 
-__all__ = ["Facts", "Rows", "Store"]
+__all__ = ["CALIBRATION", "Facts", "Rows", "Store"]
+
+CALIBRATION = "calibration"
+"""The note of the settings that suit a memory: they hold for its sentences and the model of its vectors only."""
 
 CHUNK = 2048
 """Rows read at once."""
@@ -234,10 +237,13 @@ class Store:
             count = self._database.executemany("DELETE FROM sentences WHERE id = ?", ((i,) for i in ids)).rowcount
         if count:
             self._database.execute("UPDATE meta SET value = value + 1 WHERE key = 'removals'")
+        if self.is_empty():
+            self.write_note(CALIBRATION, None)
         return max(count, 0)
 
     def replace_vectors(self, vectors: Mapping[int, NDArray[np.float32]], fingerprint: str, dim: int) -> None:
-        """Gives the sentences the vectors of another encoder."""
+        """Gives the sentences the vectors of another encoder, for which the calibration does not hold."""
+        self.write_note(CALIBRATION, None)
         rows = ((_blob(vector), key) for key, vector in vectors.items())
         self._database.executemany("UPDATE sentences SET vector = ? WHERE id = ?", rows)
         facts = self.facts()._replace(fingerprint=fingerprint, dim=dim)
@@ -246,8 +252,12 @@ class Store:
 
     def save(self, path: Path) -> None:
         """Writes a consistent copy in one atomic step; outside of any transaction."""
-        if self.path is None or not path.exists() or not path.samefile(self.path):
+        if not self.is_at(path):
             copy_file(self._database, path)
+
+    def is_at(self, path: Path) -> bool:
+        """Whether a path leads to its own file."""
+        return self.path is not None and path.exists() and self.path.exists() and path.samefile(self.path)
 
     def close(self) -> None:
         """Ends the connection."""

@@ -64,3 +64,17 @@ def test_export_where_nothing_can_be_written(memory: Memory, tmp_path: Path) -> 
     memory.add(SENTENCES)
     with pytest.raises(SaveError):
         memory.export(tmp_path)
+
+
+def test_export_over_the_memory_itself(encoder: FakeEncoder, path: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(path)
+    for read_only in (False, True):
+        with Memory(encoder, path) as memory:
+            memory.add(SENTENCES)
+        before = path.read_bytes()
+        with Memory(encoder, path, read_only=read_only) as memory:
+            for place in (path, str(tmp_path / "link")):
+                with pytest.raises(SaveError, match=r"is the memory itself.*another file"):
+                    memory.export(place)
+            assert memory.export(tmp_path / "memory.jsonl") == 3
+        assert path.read_bytes() == before
