@@ -278,6 +278,7 @@ def save(model: MetaNER, folder: Path, *, packed: bool = False, with_memory: boo
         if memory and not in_place:
             memory.save(folder / MEMORY)
         elif memory is not None and not in_place:
+            memory.check_unchanged(folder / MEMORY)
             stale.add(MEMORY)
         # Nothing can run out of space from here on.
         for name in names:

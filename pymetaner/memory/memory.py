@@ -245,18 +245,29 @@ class Memory(Contents):
             copy = Path(folder) / "memory.sqlite"
             self.save(copy)
             memory = Memory.load(encoder, copy)
-        with memory._mirror.changing() as store:
+        with self._mirror.locked() as own, memory._mirror.changing() as store:
             store.write_note(CALIBRATION, None)
+            store.places.update(own.places)
         return memory
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes a consistent copy, one file, in one atomic step; the memory itself stays where it is.
 
         Raises:
-            SaveError: if it cannot be written (a full disk, no folder); what was there stays.
+            SaveError: if it cannot be written (a full disk, no folder), or would undo what others have changed there
+                since this memory was loaded from there or saved there; what was there stays.
         """
         with self._mirror.locked() as store:
             store.save(absolute(path))
+
+    def check_unchanged(self, path: str | os.PathLike[str]) -> None:
+        """Checks that a file that this memory was loaded from or saved to still is as it was then, or gone.
+
+        Raises:
+            SaveError: if others have changed it.
+        """
+        with self._mirror.locked() as store:
+            store.check_unchanged(absolute(path))
 
     def rebuild(self, encoder: SentenceEncoder | None = None, *, progress: bool = False) -> None:
         """Embeds every sentence again, and goes on with this encoder; all or nothing.

@@ -54,6 +54,8 @@ class Mirror(ForkSafe):
         with self._lock:
             if self._store is None:
                 raise MemoryFileError("this memory is closed: open it again with Memory(encoder, path)")
+            if self._store.replaced:
+                self._store.suspend()
             if self._store.suspended:
                 if not self._store.resume():
                     self._forget()

@@ -46,7 +46,7 @@ def search(
         raise SettingError(f"{len(itself)} items to exclude for {len(queries)} queries: give one a query")
     while True:
         with mirror.current() as store:
-            ids, bank = mirror.bank.ids, mirror.bank.rows
+            file, ids, bank = store.identity, mirror.bank.ids, mirror.bank.rows
             excluded = [ids_of(store, item) for item in itself]
         if not len(ids) or not len(queries):
             return [[] for _ in queries]
@@ -62,7 +62,8 @@ def search(
         wanted = {key for row in best for key, _ in row}
         with mirror.current() as store:
             found = mirror.fetch(store, wanted)
-        if found.keys() == wanted:  # else one was removed meanwhile: look again
+            same = store.identity == file
+        if same and found.keys() == wanted:  # else one was removed, or the file replaced, meanwhile: look again
             return [[Hit(key, found[key], score) for key, score in row] for row in best]
 
 

@@ -24,6 +24,7 @@ from pymetaner.memory.file import (
     translated,
     write_ahead,
 )
+from pymetaner.memory.places import Places
 from pymetaner.memory.records import Key, Record, unpack
 from pymetaner.sentence import Sentence
 
@@ -70,6 +71,11 @@ class Store:
         connection: the database.
         path: its file, None if it is in RAM.
         read_only: refuse to write.
+
+    Attributes:
+        place: where it is, for messages.
+        identity: which file is open (device and inode); None if it is in RAM.
+        places: the files that it was read from or saved to.
     """
 
     def __init__(self, connection: sqlite3.Connection, path: Path | None, *, read_only: bool = False) -> None:
@@ -78,7 +84,8 @@ class Store:
         self.read_only = read_only
         self.place = "the memory in RAM" if path is None else f"the memory {path}"
         self._logging = False
-        self._identity = _identity(path)
+        self.identity = _identity(path)
+        self.places = Places()
 
     @classmethod
     def new(cls, fingerprint: str, dim: int) -> Store:
@@ -105,7 +112,10 @@ class Store:
     @classmethod
     def copy_of(cls, path: Path) -> Store:
         """A copy in RAM of the one in a file."""
-        return cls(load_file(path), None)
+        store = cls(load_file(path), None)
+        with store.reading():
+            store.places.remember(path, store._database)
+        return store
 
     @property
     def _database(self) -> sqlite3.Connection:
@@ -113,11 +123,16 @@ class Store:
         return self._connection
 
     def check_writable(self) -> None:
-        """Raises MemoryReadOnlyError if it is for reading only."""
+        """Raises MemoryReadOnlyError if it is for reading only, MemoryFileError if its file was deleted."""
         if self.read_only:
             raise MemoryReadOnlyError(
                 f"{self.place} is open for reading only: make a copy with memory.save(path), "
                 "then change that one, Memory(encoder, path)"
+            )
+        if self.path is not None and not self.path.exists():
+            raise MemoryFileError(
+                f"{self.place} was deleted or moved meanwhile: write what it held to a new file with "
+                "memory.save(path), then change that one, Memory(encoder, path)"
             )
 
     @contextmanager
@@ -251,9 +266,22 @@ class Store:
         self._database.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", facts._asdict().items())
 
     def save(self, path: Path) -> None:
-        """Writes a consistent copy in one atomic step; outside of any transaction."""
-        if not self.is_at(path):
+        """Writes a consistent copy in one atomic step; outside of any transaction.
+
+        Raises:
+            SaveError: if it cannot be written, or would undo what others changed there (see `check_unchanged`).
+        """
+        if self.is_at(path):
+            return
+        self.check_unchanged(path)
+        with self.reading():
             copy_file(self._database, path)
+            self.places.remember(path, self._database)
+
+    def check_unchanged(self, path: Path) -> None:
+        """Raises SaveError if others have changed a file since this memory was read from it or saved to it."""
+        if not self.is_at(path):
+            self.places.check(path)
 
     def is_at(self, path: Path) -> bool:
         """Whether a path leads to its own file."""
@@ -275,21 +303,29 @@ class Store:
         if self.path is not None and self._connection is not None and not self._connection.in_transaction:
             self.close()
 
+    @property
+    def replaced(self) -> bool:
+        """Whether its path now leads to another file than the one that is open."""
+        now = _identity(self.path)
+        return now is not None and now != self.identity
+
     def resume(self) -> bool:
         """Opens it again; False if there is another file now, so that nothing known of the old one holds."""
         assert self.path is not None
+        now = _identity(self.path)  # before it is opened: a file that comes between is noticed the next time
         self._connection = open_file(self.path, read_only=self.read_only)
         self._logging = False
-        before, self._identity = self._identity, _identity(self.path)
-        return before == self._identity
+        before, self.identity = self.identity, now
+        return before == now
 
 
 def _identity(path: Path | None) -> tuple[int, int] | None:
-    """Which file a path leads to."""
-    if path is None:
+    """Which file a path leads to; None if to none."""
+    try:
+        found = None if path is None else path.stat()
+    except OSError:
         return None
-    found = path.stat()
-    return found.st_dev, found.st_ino
+    return found and (found.st_dev, found.st_ino)
 
 
 def _all_types(texts: Iterable[str]) -> frozenset[str]:

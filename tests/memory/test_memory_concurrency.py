@@ -290,6 +290,58 @@ def test_another_file_in_the_place_of_the_old_one_after_a_fork(encoder: FakeEnco
         assert memory[1] == numbered(2)
 
 
+def test_another_file_in_the_place_of_the_old_one(encoder: FakeEncoder, path: Path) -> None:
+    with Memory(encoder, path) as memory:
+        memory.add([ADA, numbered(1)])
+    with (
+        Memory(encoder, path) as idle,
+        Memory(encoder, path, read_only=True) as reader,
+        Memory(encoder) as other,
+    ):
+        assert idle[1] == reader[1] == ADA
+        other.add([numbered(2), numbered(3), numbered(4)])
+        other.save(path)
+        for memory in (idle, reader):
+            assert list(memory) == list(other)
+            np.testing.assert_array_equal(memory.vectors, other.vectors)
+            assert memory.search(encoder.embed([numbered(2)]), 1)[0][0].sentence == numbered(2)
+        assert idle.add(ADA) == [4]
+        assert reader[4] == ADA
+
+
+def test_another_file_while_it_is_rebuilt(encoder: FakeEncoder, path: Path, tmp_path: Path) -> None:
+    """No vector of an old sentence may come to a new one of the same id."""
+    with Memory(encoder, path) as memory:
+        memory.add([ADA, numbered(1)])
+    with Memory(encoder, path) as memory, Memory(FakeEncoder("fake-2")) as other:
+        other.add([numbered(2), numbered(3)])
+        new = FakeEncoder("fake-2")
+        new.before_embed = lambda: other.save(path) if not new.embedded else None
+        memory.rebuild(new)
+        assert list(memory) == list(other)
+        np.testing.assert_array_equal(memory.vectors, other.vectors)
+
+
+def test_another_file_in_the_middle_of_a_search(encoder: FakeEncoder, path: Path, monkeypatch) -> None:
+    with Memory(encoder, path) as memory:
+        memory.add([ADA, numbered(1)])
+    with Memory(encoder, path) as memory, Memory(encoder) as other:
+        other.add([numbered(2), ADA])
+        ends = iter([lambda: other.save(path)])
+
+        kind = type(memory._mirror.bank.rows)
+        search = kind.search
+
+        def replaced_first(bank, queries, k):
+            found = search(bank, queries, k)
+            next(ends, lambda: None)()
+            return found
+
+        monkeypatch.setattr(kind, "search", replaced_first)
+        hit = memory.search(encoder.embed([ADA]), 1)[0][0]
+        assert (hit.id, hit.sentence, hit.similarity) == (2, ADA, 1)
+
+
 def test_edits_by_other_programs_are_seen(encoder: FakeEncoder, path: Path) -> None:
     with Memory(encoder, path) as memory:
         memory.add([ADA, numbered(1)])

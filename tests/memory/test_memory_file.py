@@ -365,6 +365,58 @@ def test_saving_over_a_memory_that_was_killed(memory: Memory, encoder: FakeEncod
         assert list(other) == [(1, ADA)]
 
 
+def test_saving_onto_a_file_that_others_have_changed(encoder: FakeEncoder, filled: Path, tmp_path: Path) -> None:
+    """Of a memory that was loaded from it, or saved to it: what the others did would be lost."""
+    memory = Memory.load(encoder, filled)
+    copied = memory.copy_for(FakeEncoder())
+    memory.save(tmp_path / "copy.sqlite")
+    changes = (
+        lambda other: other.add(ADA),
+        lambda other: other.remove(1),
+        lambda other: other.rebuild(),
+        lambda other: (other.add(labelled("in and out")), other.remove(102)),
+    )
+    for i, change in enumerate(changes):
+        with Memory(encoder, filled) as other:
+            change(other)
+        before = filled.read_bytes()
+        for attempt in (memory.save, memory.check_unchanged, copied.save):
+            with pytest.raises(SaveError, match=r"changed by others .*save under another name"):
+                attempt(filled)
+        assert filled.read_bytes() == before
+        memory.check_unchanged(tmp_path / "copy.sqlite")
+        memory.save(tmp_path / f"elsewhere{i}.sqlite")
+        filled.unlink()
+        memory.save(filled)  # nothing is there that could be lost
+        copied = memory.copy_for(FakeEncoder())
+    filled.write_text("no memory")
+    with pytest.raises(SaveError, match="can no longer be read"):
+        memory.save(filled)
+    assert filled.read_text() == "no memory"
+
+
+def test_saving_again_and_again_onto_the_file_it_was_loaded_from(encoder: FakeEncoder, filled: Path) -> None:
+    memory = Memory.load(encoder, filled)
+    for i in range(100, 103):
+        memory.add(numbered(i))
+        memory.save(filled)
+    with Memory(encoder, filled) as other:
+        assert other.remove(99999) == 0 and len(other) == 103
+    memory.save(filled)  # opened, and nothing changed
+
+
+def test_a_memory_whose_file_was_deleted(encoder: FakeEncoder, filled: Path, tmp_path: Path) -> None:
+    with Memory(encoder, filled) as memory:
+        filled.unlink()
+        with pytest.raises(MemoryFileError, match=r"deleted or moved meanwhile: .*memory\.save\(path\)"):
+            memory.add(ADA)
+        memory.save(tmp_path / "saved.sqlite")
+        memory.save(filled)
+        assert memory.add(ADA) == [101]
+    with Memory(encoder, tmp_path / "saved.sqlite") as saved:
+        assert len(saved) == 100
+
+
 def test_a_log_without_its_file(memory: Memory, encoder: FakeEncoder, tmp_path: Path) -> None:
     target = tmp_path / "deleted.sqlite"
     target.with_name("deleted.sqlite-wal").write_bytes(b"x" * 5000)
