@@ -18,7 +18,7 @@ from pymetaner.cli.brackets import labelled
 from pymetaner.cli.labelled_files import of_types, read_file, reading_options
 from pymetaner.cli.loading import counted, load_model, memory_file, opened_memory, text_lines
 from pymetaner.cli.output import print_json, print_rich
-from pymetaner.errors import EncoderError, SettingError
+from pymetaner.errors import EncoderError, MemoryFileError, SettingError
 
 if TYPE_CHECKING:
     from numpy import float32
@@ -121,7 +121,7 @@ def calibrate(memory: MemoryFile, model: ModelOption = None, threads: options.Th
     Each sentence is tagged after adapting on the others. `adapt` and `evaluate` use what was found where they are given
     no settings.
     """
-    with _for_model(memory, model, threads=threads) as (_, bank):
+    with _for_model(memory, model, threads=threads, must_exist=True) as (_, bank):
         print(f"{memory}: {bank.calibrate(progress=True)}")
 
 
@@ -266,18 +266,23 @@ def _without_model(path: Path, *, read_only: bool = True) -> Iterator[Memory]:
 
 @contextmanager
 def _for_model(
-    path: Path, model: str | None, *, read_only: bool = False, threads: int | None = None
+    path: Path, model: str | None, *, read_only: bool = False, must_exist: bool = False, threads: int | None = None
 ) -> Iterator[tuple[MetaNER, Memory]]:
-    """A memory with its model."""
+    """A memory with its model; made if it is missing, unless it is only read or must exist."""
+    if must_exist and not memory_file(path).exists():
+        raise MemoryFileError(f"{memory_file(path)} does not exist: make it with `pymetaner memory add`")
     net = load_model(model or _folder_model(path), threads=threads)
     with opened_memory(net, path, read_only=read_only) as memory:
         yield net, memory
 
 
 def _folder_model(path: Path) -> str | None:
-    """The model in whose folder a memory is, if there is one."""
-    folder = path if path.is_dir() else path.parent
-    return str(folder) if (folder / "config.json").exists() else None
+    """The model in whose folder a memory is, if there is one.
+
+    A folder that is named itself is meant as a model; around a file, only what pymetaner wrote makes one of it.
+    """
+    folder, mark = (path, "config.json") if path.is_dir() else (path.parent, "pymetaner.json")
+    return str(folder) if (folder / mark).exists() else None
 
 
 def _ids_from(bank: Memory, source: str) -> list[int]:

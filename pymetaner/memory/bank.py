@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import operator
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pymetaner.errors import InputError
 from pymetaner.ops import CosineBank
 
-__all__ = ["Bank"]
+__all__ = ["Bank", "as_id"]
 
 Item = TypeVar("Item", bound=np.generic)
 
@@ -60,6 +62,8 @@ class Bank:
         return int(self._ids[len(self) - 1]) if len(self) else 0
 
     def __contains__(self, key: int) -> bool:
+        if not 0 < key <= self.last:
+            return False  # not for numpy, which has no integers of any size
         row = int(np.searchsorted(self._ids[: len(self)], key))
         return row < len(self) and int(self._ids[row]) == key
 
@@ -79,6 +83,18 @@ class Bank:
         rows = np.flatnonzero(np.isin(self._ids[: len(self)], ids))
         self._ids = self._ids[rows]
         self._rows.keep(rows)
+
+
+def as_id(key: object) -> int:
+    """The id that an integer of any kind is.
+
+    Raises:
+        InputError: if it is none: neither ``"2"`` nor 1.7 is an id.
+    """
+    try:
+        return operator.index(key)  # type: ignore[arg-type]  # which is what is tried
+    except TypeError:
+        raise InputError(f"{key!r} is not an id: expected a whole number, as `ids` and `add` give them") from None
 
 
 def _read_only(view: NDArray[Item]) -> NDArray[Item]:

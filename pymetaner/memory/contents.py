@@ -11,7 +11,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pymetaner.errors import MemoryFileError, SaveError, SettingError
+from pymetaner.errors import InputError, MemoryFileError, SaveError, SettingError
+from pymetaner.memory.bank import as_id
 from pymetaner.memory.mirror import Mirror
 from pymetaner.memory.records import key_of
 from pymetaner.memory.search import Hit, ids_of, search
@@ -62,14 +63,20 @@ class Contents:
                 whatever their tags), an id, or None.
 
         Raises:
-            InputError: if the vectors are not (Q, dim), or not finite.
+            InputError: if the vectors are not (Q, dim), or not finite, or an item to exclude is none of the three.
             EncoderMismatchError: if their length is not that of the memory's.
-            SettingError: if k is less than 1, or `exclude_self` is not one a query.
+            SettingError: if k is not a whole number from 1 on, or `exclude_self` is not a list of one item a query.
         """
         return search(self._mirror, vectors, k, exclude_self)
 
     def find(self, sentence: Sentence) -> list[int]:
-        """The ids of every entry with the words of a sentence, whatever its tags."""
+        """The ids of every entry with the words of a sentence, whatever its tags.
+
+        Raises:
+            InputError: if it is not a sentence.
+        """
+        if not isinstance(sentence, Sentence):
+            raise InputError(f"{sentence!r:.60} is a {type(sentence).__name__}, expected a pymetaner.Sentence")
         with self._mirror.current() as store:
             return sorted(ids_of(store, sentence))
 
@@ -122,17 +129,19 @@ class Contents:
             yield from found.items()
 
     def __getitem__(self, key: int) -> Sentence:
+        wanted = as_id(key)
         with self._mirror.current() as store:
-            if key in self._mirror.bank:
-                return self._mirror.fetch(store, [key])[key]
-        raise KeyError(f"the memory has no sentence {key}")
+            if wanted in self._mirror.bank:
+                return self._mirror.fetch(store, [wanted])[wanted]
+        raise KeyError(f"the memory has no sentence {wanted}")
 
     def __contains__(self, item: object) -> bool:
         """Whether there is this id; or this sentence: these words and tags, or, if not labelled, these words."""
         if isinstance(item, Sentence):
             with self._mirror.current() as store:
                 return bool(store.find([key_of(item)]) if item.tags is not None else ids_of(store, item))
-        return isinstance(item, (int, np.integer)) and bool(np.isin(item, self.ids))
+        with self._mirror.current():
+            return isinstance(item, (int, np.integer)) and int(item) in self._mirror.bank
 
 
 def absolute(path: str | os.PathLike[str]) -> Path:

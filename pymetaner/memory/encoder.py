@@ -14,11 +14,12 @@ from pymetaner.errors import (
     EncoderError,
     EncoderMismatchError,
     LabelMismatchError,
+    SettingError,
 )
 from pymetaner.memory.records import types_of
 from pymetaner.sentence import Sentence
 
-__all__ = ["SentenceEncoder", "are_unit", "check_encoder", "check_labelled", "check_types", "embed"]
+__all__ = ["SentenceEncoder", "are_unit", "check_encoder", "check_interface", "check_labelled", "check_types", "embed"]
 
 UNIT_TOLERANCE = 1e-3
 """How far from 1 the length of a vector may be: a hundred times the rounding of a float32 normalisation."""
@@ -41,6 +42,16 @@ class SentenceEncoder(Protocol):
 
     def embed(self, sentences: Sequence[Sentence], *, progress: bool = False) -> NDArray[np.float32]:
         """The vectors (len(sentences), dim), each of length 1."""
+
+
+def check_interface(encoder: object) -> None:
+    """Checks that something is an encoder.
+
+    Raises:
+        SettingError: if it is not.
+    """
+    if isinstance(encoder, type) or not callable(getattr(encoder, "embed", None)):
+        raise SettingError(f"{encoder!r:.60} is not a model: the model comes first, as in Memory(model, path)")
 
 
 def embed(encoder: SentenceEncoder, sentences: Sequence[Sentence], *, progress: bool = False) -> NDArray[np.float32]:
@@ -77,7 +88,7 @@ def check_labelled(sentences: Sequence[Sentence], types: Set[str]) -> None:
     """Checks that every sentence has words and tags of these entity types.
 
     Raises:
-        DataError: if something is not a sentence, or is not labelled.
+        DataError: if something is not a sentence, or is not labelled, or has words that are not text.
         EmptyDataError: if there is no sentence, or one has no word.
         LabelMismatchError: if an entity type is not among `types`.
     """
@@ -89,6 +100,8 @@ def check_labelled(sentences: Sequence[Sentence], types: Set[str]) -> None:
             raise DataError(f"item {i} is a {type(sentence).__name__}, expected a pymetaner.Sentence with tags")
         if not sentence.words:
             raise EmptyDataError(f"sentence {i} has no word: leave it out")
+        if not all(isinstance(token, str) for token in (*sentence.words, *sentence.source)):
+            raise DataError(f"sentence {i} ({sentence.words!r:.60}) has words that are not strings: leave them out")
         if sentence.tags is None:
             raise DataError(f"sentence {i} ({sentence.text[:60]!r}) is not labelled: give it one tag a word")
         for label in types_of(sentence) - types:

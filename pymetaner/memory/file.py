@@ -51,7 +51,7 @@ def translated(place: str, *, writing: bool = False) -> Iterator[None]:
     """Turns the errors of SQLite into those of pymetaner."""
     try:
         yield
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeDecodeError) as error:  # a damaged name in the message of an error is no UTF-8
         text = str(error)
         if "locked" in text:
             raise MemoryFileError(

@@ -10,12 +10,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
-import numpy as np
-
-from pymetaner.errors import SettingError
+from pymetaner.errors import DataError, SettingError
+from pymetaner.memory.bank import as_id
 from pymetaner.memory.changes import add, adopt, rebuild
 from pymetaner.memory.contents import Contents, absolute
-from pymetaner.memory.encoder import SentenceEncoder, check_encoder, check_labelled, check_types
+from pymetaner.memory.encoder import SentenceEncoder, check_encoder, check_interface, check_labelled, check_types
 from pymetaner.memory.mirror import Mirror
 from pymetaner.memory.store import CALIBRATION, Store
 from pymetaner.readers import read
@@ -66,6 +65,7 @@ class Memory(Contents):
         rebuild: bool = False,
         progress: bool = False,
     ) -> None:
+        check_interface(encoder)
         if read_only and (path is None or rebuild):
             raise SettingError("read_only=True needs the path of a memory and rebuild=False: leave one of them out")
         place = None if path is None else absolute(path)
@@ -88,6 +88,7 @@ class Memory(Contents):
 
         Args and errors are those of `Memory`; the file must exist.
         """
+        check_interface(encoder)
         memory = cls.__new__(cls)
         memory._start(encoder, Store.copy_of(absolute(path)), rebuild, progress)
         return memory
@@ -127,7 +128,8 @@ class Memory(Contents):
             EncoderMismatchError: if another encoder, or this one with other weights, made the vectors.
             LabelMismatchError: if its sentences have entity types that the encoder does not know.
         """
-        encoder = encoder or self.encoder
+        encoder = self.encoder if encoder is None else encoder
+        check_interface(encoder)
         with self._mirror.current() as store:
             if len(self._mirror.bank):
                 check_encoder(encoder, self._mirror.facts.fingerprint, self._mirror.facts.dim, store.place)
@@ -145,7 +147,8 @@ class Memory(Contents):
             progress: show a bar while they are embedded.
 
         Raises:
-            DataError: if one is not labelled, or not a sentence.
+            DataError: if one is not labelled, or not a sentence of strings.
+            SettingError: if the source is not text.
             EmptyDataError: if there is none, or one has no word.
             LabelMismatchError: if an entity type is not in the encoder's label scheme.
             EncoderMismatchError: if the encoder has changed since the memory was filled.
@@ -153,6 +156,10 @@ class Memory(Contents):
             MemoryReadOnlyError: if the memory is open for reading only.
             SaveError: if the disk is full.
         """
+        if not isinstance(source, str) or not _is_text(source):
+            raise SettingError(f"source is {source!r}: expected a string of whole characters, e.g. a file's name")
+        if not isinstance(sentences, Iterable) and not isinstance(sentences, Sentence):
+            raise DataError(f"{sentences!r:.60} is a {type(sentences).__name__}, expected pymetaner.Sentence with tags")
         batch = [sentences] if isinstance(sentences, Sentence) else list(sentences)
         check_labelled(batch, self.encoder.types)
         adopt(self._mirror)
@@ -181,12 +188,14 @@ class Memory(Contents):
         """How many sentences were removed; ids that are not there do not count.
 
         Raises:
+            InputError: if something is not an integer; then nothing is removed.
             MemoryReadOnlyError: if the memory is open for reading only.
             SaveError: if the disk is full.
         """
-        wanted = [ids] if isinstance(ids, (int, np.integer)) else list(ids)
+        many = ids if isinstance(ids, Iterable) and not isinstance(ids, (str, bytes)) else [ids]
+        wanted = [as_id(key) for key in many]
         with self._mirror.changing() as store:
-            return store.delete([int(i) for i in wanted if int(i) in self._mirror.bank])
+            return store.delete([key for key in wanted if key in self._mirror.bank])
 
     def clear(self) -> int:
         """Removes everything, the calibration too, and returns how many sentences there were. Raises as `remove`."""
@@ -230,7 +239,7 @@ class Memory(Contents):
         sentences: Iterable[Sentence] = read(path, progress=progress, **options).sentences
         if regroup:
             sentences = map(regrouped, sentences)
-        return self.add(sentences, source=Path(path).name if source is None else source, progress=progress)
+        return self.add(sentences, source=_name(path) if source is None else source, progress=progress)
 
     def copy_for(self, encoder: SentenceEncoder) -> Memory:
         """A memory in RAM with the same sentences for an encoder that gives the same vectors; changes stay apart.
@@ -284,7 +293,9 @@ class Memory(Contents):
             MemoryReadOnlyError: if the memory is open for reading only.
             SaveError: if the disk is full.
         """
-        rebuild(self._mirror, encoder or self.encoder, progress)
+        encoder = self.encoder if encoder is None else encoder
+        check_interface(encoder)
+        rebuild(self._mirror, encoder, progress)
 
     def close(self) -> None:
         """Makes the memory one plain file again and ends its use; without it, that happens at exit."""
@@ -310,3 +321,12 @@ class Memory(Contents):
             "a Memory is an open file, which cannot be pickled or deep-copied: pass memory.path on (or the path of a "
             "memory.save(path)), and open Memory(encoder, path) there"
         )
+
+
+def _name(path: str | os.PathLike[str]) -> str:
+    """The name of a file, as text even where it is none."""
+    return os.fsencode(Path(path).name).decode("utf-8", "replace")
+
+
+def _is_text(value: str) -> bool:
+    return not any("\ud800" <= character <= "\udfff" for character in value)

@@ -57,6 +57,7 @@ def _state(connection: sqlite3.Connection) -> bytes:
         "SELECT key, value FROM meta ORDER BY key",
         "SELECT id, words_digest, tags_digest FROM sentences ORDER BY words_digest, tags_digest",
     ):
-        for row in connection.execute(query):
-            digest.update(repr(row).encode())
+        cursor = connection.execute(query)
+        while rows := cursor.fetchmany(1024):
+            digest.update(repr(rows).encode())
     return digest.digest()

@@ -71,7 +71,7 @@ def unpack(record: Record) -> Sentence:
         source, edges = json.loads(record.source), json.loads(record.spans)
         spans = tuple(zip(edges[::2], edges[1::2], strict=True))
         return Sentence(words, tags, source if isinstance(source, str) else tuple(source), spans)
-    except (ValueError, TypeError, PymetanerError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, PymetanerError) as error:
         raise MemoryFileError(f"a sentence of the memory is damaged ({error}): restore the file from a copy") from error
 
 

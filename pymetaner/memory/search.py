@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from pymetaner.errors import EncoderMismatchError, InputError, SettingError
+from pymetaner.memory.bank import as_id
 from pymetaner.memory.mirror import Mirror
 from pymetaner.memory.records import words_digest
 from pymetaner.memory.store import Store
@@ -36,12 +37,17 @@ def search(
     mirror: Mirror, vectors: ArrayLike, k: int, exclude_self: Sequence[Sentence | int | None] | None
 ) -> list[list[Hit]]:
     """`Memory.search`: locked only while the bank is brought up to date and the sentences are fetched."""
-    if k < 1:
-        raise SettingError(f"k is {k}: expected a whole number of sentences, at least 1")
-    queries = np.ascontiguousarray(vectors, dtype=np.float32)
+    if not isinstance(k, (int, np.integer)) or k < 1:
+        raise SettingError(f"k is {k!r}: expected a whole number of sentences, at least 1")
+    try:
+        queries = np.ascontiguousarray(vectors, dtype=np.float32)
+    except (ValueError, TypeError) as error:
+        raise InputError(f"queries are not vectors ({error}): expected numbers (queries, dimensions)") from error
     if queries.ndim != 2:
         raise InputError(f"queries have the shape {queries.shape}: expected (queries, dimensions)")
     itself: Sequence[Sentence | int | None] = [None] * len(queries) if exclude_self is None else exclude_self
+    if isinstance(itself, (Sentence, str)) or not isinstance(itself, (Sequence, np.ndarray)):
+        raise SettingError(f"exclude_self is a {type(itself).__name__}: give a list, with one item a query")
     if len(itself) != len(queries):
         raise SettingError(f"{len(itself)} items to exclude for {len(queries)} queries: give one a query")
     while True:
@@ -71,4 +77,4 @@ def ids_of(store: Store, item: Sentence | int | None) -> set[int]:
     """The ids that an item to exclude stands for; for a sentence all with its words."""
     if item is None:
         return set()
-    return set(store.find_words(words_digest(item))) if isinstance(item, Sentence) else {int(item)}
+    return set(store.find_words(words_digest(item))) if isinstance(item, Sentence) else {as_id(item)}

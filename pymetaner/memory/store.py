@@ -113,6 +113,7 @@ class Store:
     def copy_of(cls, path: Path) -> Store:
         """A copy in RAM of the one in a file."""
         store = cls(load_file(path), None)
+        store.place = f"the memory in RAM from {path}"
         with store.reading():
             store.places.remember(path, store._database)
         return store
@@ -184,8 +185,8 @@ class Store:
         found = dict(self._database.execute("SELECT key, value FROM meta"))
         try:
             return Facts(str(found["fingerprint"]), *(int(found[name]) for name in Facts._fields[1:]))
-        except (KeyError, ValueError) as error:
-            raise MemoryFileError(f"{self.place} is damaged (meta: {error}): restore it from a copy") from error
+        except (KeyError, ValueError, OverflowError) as error:
+            raise self._damaged(f"meta: {error}") from error
 
     def rows(self, after: int, dim: int) -> Iterator[Rows]:
         """The sentences with an id larger than `after`, in chunks, ascending."""
@@ -193,12 +194,12 @@ class Store:
         cursor = self._database.execute(query, (after,))
         while chunk := cursor.fetchmany(CHUNK):
             ids, blobs, types = zip(*chunk, strict=True)
-            if any(len(blob) != 4 * dim for blob in blobs):
-                raise MemoryFileError(f"{self.place} is damaged (a vector's length): restore it from a copy")
+            if not all(isinstance(blob, bytes) and len(blob) == 4 * dim for blob in blobs):
+                raise self._damaged("a vector's length")
             vectors = np.frombuffer(b"".join(blobs), "<f4").reshape(-1, dim)
             if not are_unit(vectors).all():
-                raise MemoryFileError(f"{self.place} is damaged (a vector's content): restore it from a copy")
-            yield Rows(np.array(ids, np.int64), vectors, _all_types(types))
+                raise self._damaged("a vector's content")
+            yield Rows(np.array(ids, np.int64), vectors, self._all_types(types))
 
     def ids(self) -> NDArray[np.int64]:
         """Every id, in no particular order."""
@@ -210,12 +211,14 @@ class Store:
 
     def types(self) -> frozenset[str]:
         """The entity types of all sentences; reads the whole table."""
-        return _all_types(row[0] for row in self._database.execute("SELECT DISTINCT types FROM sentences"))
+        return self._all_types(row[0] for row in self._database.execute("SELECT DISTINCT types FROM sentences"))
 
     def origins(self) -> dict[str, list[int]]:
         """The ids of each origin; reads the whole table."""
         found: dict[str, list[int]] = {}
         for key, origin in self._database.execute("SELECT id, origin FROM sentences ORDER BY id"):
+            if not isinstance(origin, str):
+                raise self._damaged(f"the origin of sentence {key}")
             found.setdefault(origin, []).append(key)
         return found
 
@@ -303,6 +306,18 @@ class Store:
         if self.path is not None and self._connection is not None and not self._connection.in_transaction:
             self.close()
 
+    def _all_types(self, texts: Iterable[str]) -> frozenset[str]:
+        try:
+            lists = [json.loads(text) for text in set(texts)]
+        except (ValueError, TypeError, RecursionError) as error:
+            raise self._damaged(f"types: {error}") from error
+        if not all(isinstance(names, list) and all(isinstance(name, str) for name in names) for names in lists):
+            raise self._damaged("types that are no list of names")
+        return frozenset(name for names in lists for name in names)
+
+    def _damaged(self, what: str) -> MemoryFileError:
+        return MemoryFileError(f"{self.place} is damaged ({what}): restore it from a copy")
+
     @property
     def replaced(self) -> bool:
         """Whether its path now leads to another file than the one that is open."""
@@ -326,10 +341,6 @@ def _identity(path: Path | None) -> tuple[int, int] | None:
     except OSError:
         return None
     return found and (found.st_dev, found.st_ino)
-
-
-def _all_types(texts: Iterable[str]) -> frozenset[str]:
-    return frozenset(name for text in set(texts) for name in json.loads(text))
 
 
 def _blob(vector: NDArray[np.float32]) -> bytes:

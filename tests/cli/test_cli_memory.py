@@ -12,7 +12,7 @@ from tiny import CORPUS, model_of
 
 from pymetaner import Memory, MetaNER, read
 from pymetaner.cli.brackets import labelled
-from pymetaner.errors import LabelMismatchError, SpanError
+from pymetaner.errors import LabelMismatchError, SaveError, SpanError
 
 ADA = "[PER Ada Lovelace] lived in [LOC London]."
 
@@ -193,3 +193,41 @@ def test_unlabelled_text_comes_with_the_models_own_tags(run: Any, folder: Path, 
     assert "0 sentences added" in run("memory", "import-text", file, text, "--model", folder, "--confidence", 1).stdout
     text.write_bytes(b"\xff\xfe")
     assert "not UTF-8" in run("memory", "import-text", file, text, "--model", folder, exits=1).stderr
+
+
+def test_only_what_adds_makes_a_file(run: Any, folder: Path, tmp_path: Path) -> None:
+    for command in (("calibrate",), ("search", "Ada"), ("rebuild",), ("remove", "--all"), ("export", tmp_path / "out")):
+        told = run("memory", command[0], tmp_path / "typo.sqlite", *command[1:], exits=1).stderr
+        assert "typo.sqlite" in told and "Traceback" not in told
+    assert not list(tmp_path.iterdir())
+
+
+def test_export_onto_the_memory_itself(run: Any, memory: Path) -> None:
+    assert "is the memory itself" in run("memory", "export", memory, memory, exits=1).stderr
+    assert len(lines(run, memory)) == 3
+
+
+def test_a_config_beside_a_memory_makes_no_model_of_its_folder(run: Any, memory: Path, folder: Path) -> None:
+    (memory.parent / "config.json").write_text("{}")
+    told = run("memory", "calibrate", memory, exits=1).stderr
+    assert "cannot be read as a model config" not in told and "--model" in told, "the model that comes with pymetaner"
+    for file in folder.iterdir():
+        shutil.copy(file, memory.parent)
+    assert "1 sentence added" in run("memory", "add", memory, "[LOC Rome] sleeps").stdout, "now it is a model's"
+
+
+def test_a_model_saved_where_its_memory_was_changed_meanwhile(run: Any, folder: Path, tmp_path: Path) -> None:
+    """Neither by an older copy nor, where that is empty, by none may the newer memory be replaced."""
+    own = tmp_path / "model"
+    shutil.copytree(folder, own)
+    full, cleared = MetaNER.from_pretrained(own), MetaNER.from_pretrained(own)
+    cleared.memory.clear()
+    run("memory", "add", own, ADA)
+    for model in (full, cleared):
+        with pytest.raises(SaveError, match="changed by others"):
+            model.save_pretrained(own)
+    assert len(lines(run, own)) == len(CORPUS) + 1
+    newest = MetaNER.from_pretrained(own)
+    newest.memory.clear()
+    newest.save_pretrained(own)
+    assert not (own / "memory.sqlite").exists()

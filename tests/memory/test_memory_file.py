@@ -140,6 +140,29 @@ class TestRefused:
         edit(filled, "UPDATE sentences SET vector = ? WHERE id = 50", parameters=[vector.tobytes()])
         self.refused(filled, "damaged", read_only)
 
+    @pytest.mark.parametrize(
+        "change",
+        [
+            "vector = 5",
+            "vector = 'text'",
+            *(f"types = {types}" for types in ("5", "'\"PER\"'", "'[5]'", "'[[]]'", "'{\"PER\": 1}'", "'['", "x'ff'")),
+        ],
+    )
+    def test_values_of_other_kinds(self, filled: Path, read_only: bool, change: str) -> None:
+        edit(filled, f"UPDATE sentences SET {change} WHERE id = 50")
+        self.refused(filled, r"memory\.sqlite is damaged .*restore it from a copy", read_only)
+
+    @pytest.mark.parametrize("value", [b"\xff", float("inf"), "many"])
+    def test_a_fact_of_another_kind(self, filled: Path, read_only: bool, value: object) -> None:
+        edit(filled, "UPDATE meta SET value = ? WHERE key = 'removals'", parameters=[value])
+        self.refused(filled, "damaged .*meta", read_only)
+
+    def test_a_schema_that_is_no_text(self, filled: Path, read_only: bool) -> None:
+        content = filled.read_bytes()
+        assert content.count(b"CREATE TABLE meta (key") == 1
+        filled.write_bytes(content.replace(b"CREATE TABLE meta (key", b"CREATE \xff\xfeBLE meta (key"))
+        self.refused(filled, "damaged", read_only)
+
     def test_another_encoder(self, filled: Path, read_only: bool) -> None:
         edit(filled, "UPDATE meta SET value = 'other' WHERE key = 'fingerprint'")
         says = r"encoder other \(16 dimensions\).*fake-1 \(16\).*Memory\(model, path, rebuild=True\)"
@@ -173,6 +196,11 @@ def test_a_missing_file_or_folder(encoder: FakeEncoder, path: Path, tmp_path: Pa
         'tags = \'["B-LOC","O"]\'',
         "spans = '[0,3,4]'",
         "spans = '[0,3,4,99]'",
+        "spans = '{}'",
+        "words = x'00'",
+        "tags = x'00'",
+        "source = '5'",
+        "spans = CAST(x'ff' AS TEXT)",
     ],
 )
 def test_a_damaged_sentence_is_found_when_it_is_read(encoder: FakeEncoder, path: Path, change: str) -> None:
@@ -181,6 +209,12 @@ def test_a_damaged_sentence_is_found_when_it_is_read(encoder: FakeEncoder, path:
     edit(path, f"UPDATE sentences SET {change}")
     with Memory(encoder, path) as memory, pytest.raises(MemoryFileError, match="damaged"):
         memory[1]
+
+
+def test_a_source_that_is_no_text(encoder: FakeEncoder, filled: Path) -> None:
+    edit(filled, "UPDATE sentences SET origin = x'ff' WHERE id = 50")
+    with pytest.raises(MemoryFileError, match=r"damaged .*restore it from a copy"), Memory(encoder, filled) as memory:
+        memory.sources()
 
 
 def test_rebuild_while_opening(filled: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -35,6 +36,8 @@ ADA = labelled("Ada slept", Ada="PER")
         (labelled("Ada MISC", MISC="MISC"), LabelMismatchError, "MISC are not in .*LOC, ORG, PER.*sentence 1"),
         (Sentence(("Ada", "\ud800"), ("O", "O")), DataError, "surrogate"),
         (Sentence(("Ada",), ("O",), "Ada \ud800", ((0, 3),)), DataError, "surrogate"),
+        (Sentence(("Ada", None), ("O", "O")), DataError, r"sentence 1 .* not strings"),
+        (Sentence(("Ada",), ("O",), (5,), ((0, 1),)), DataError, r"sentence 1 .* not strings"),
     ],
     ids=lambda value: value.__name__ if isinstance(value, type) else None,
 )
@@ -45,6 +48,77 @@ def test_bad_sentences_before_anything_is_written(memory: Memory, encoder, bad, 
     assert list(memory) == [(1, ADA)]
     assert encoder.embedded == 1, "refused before the slow part"
     assert memory.add(numbered(1)) == [2], "and the next add works"
+
+
+@pytest.mark.parametrize("source", [None, Path("a"), b"a", 5, "a\ud800"], ids=repr)
+def test_a_source_that_is_no_text(memory: Memory, encoder: FakeEncoder, source: object) -> None:
+    with pytest.raises(SettingError, match=r"source is .*expected a string"):
+        memory.add(ADA, source=source)
+    assert len(memory) == encoder.embedded == 0
+
+
+def test_a_file_whose_name_is_no_text(memory: Memory, tmp_path: Path) -> None:
+    file = tmp_path / b"\xff.conll".decode(errors="surrogateescape")
+    file.write_text("Ada B-PER\n")
+    memory.import_file(file)
+    assert memory.sources() == {"\ufffd.conll": [1]}
+
+
+@pytest.mark.parametrize("nothing", [None, 5])
+def test_what_is_no_sentence_at_all(memory: Memory, nothing: object) -> None:
+    with pytest.raises(DataError, match=r"expected pymetaner\.Sentence"):
+        memory.add(nothing)
+    for wrong in ("Ada slept", nothing):
+        with pytest.raises(InputError, match=r"expected a pymetaner\.Sentence"):
+            memory.find(wrong)
+
+
+def test_an_id_is_any_integer(memory: Memory) -> None:
+    memory.add([ADA, numbered(1), numbered(2)])
+    assert memory[memory.ids[0]] == memory[np.uint8(1)] == ADA
+    assert memory.ids[0] in memory and 2**70 not in memory and -1 not in memory and "1" not in memory
+    for missing in (4, 0, -1, 2**70):
+        with pytest.raises(KeyError, match=f"no sentence {missing}"):
+            memory[missing]
+    assert memory.remove([2**70, 0]) == 0
+    assert memory.remove(memory.ids[:2]) == 2 and memory.ids.tolist() == [3]
+    assert memory.remove(np.int32(3)) == 1
+
+
+@pytest.mark.parametrize("wrong", [1.7, "2", None, b"\x01", np.float32(1)], ids=repr)
+def test_what_is_no_id(memory: Memory, encoder: FakeEncoder, wrong: object) -> None:
+    memory.add([ADA, numbered(1)])
+    for use in (
+        lambda: memory.remove(wrong),
+        lambda: memory.remove([2, wrong]),
+        lambda: memory[wrong],
+        lambda: memory.search(encoder.embed([ADA]), 1, exclude_self=[wrong if wrong is not None else "2"]),
+    ):
+        with pytest.raises(InputError, match="is not an id: expected a whole number"):
+            use()
+    assert len(memory) == 2
+
+
+def test_what_is_no_encoder(memory: Memory, encoder: FakeEncoder, path: Path) -> None:
+    for use in (
+        lambda: Memory("memory.sqlite"),
+        lambda: Memory(None),
+        lambda: Memory(FakeEncoder, path),
+        lambda: Memory.load(path, path),
+        lambda: memory.rebuild("model"),
+        lambda: memory.check("model"),
+    ):
+        with pytest.raises(SettingError, match="the model comes first"):
+            use()
+    for wrong in (5, b"memory.sqlite", "a\0b"):
+        for use in (
+            lambda wrong=wrong: Memory(encoder, wrong),
+            lambda wrong=wrong: Memory.load(encoder, wrong),
+            lambda wrong=wrong: memory.save(wrong),
+            lambda wrong=wrong: memory.export(wrong),
+        ):
+            with pytest.raises(SettingError, match="is not a path"):
+                use()
 
 
 def test_every_unknown_type_is_named(memory: Memory) -> None:
@@ -121,6 +195,16 @@ def test_searches(memory: Memory, encoder: FakeEncoder) -> None:
         memory.search(query * np.float32(np.nan), 1)
     with pytest.raises(SettingError, match="2 items to exclude for 1 queries"):
         memory.search(query, 1, exclude_self=[None, None])
+    for k in ("a", None, 1.5, -3):
+        with pytest.raises(SettingError, match="expected a whole number"):
+            memory.search(query, k)
+    for vectors in ("a", [[1.0], [1.0, 2.0]], [["a"]], {}):
+        with pytest.raises(InputError, match="queries"):
+            memory.search(vectors, 1)
+    for wrong in (ADA, "1", 1, iter([1])):
+        with pytest.raises(SettingError, match=r"exclude_self is a .* give a list"):
+            memory.search(query, 1, exclude_self=wrong)
+    assert memory.search(query, np.int64(1), exclude_self=np.array([1])) == [[]]
 
 
 def test_a_closed_memory(memory: Memory, encoder: FakeEncoder) -> None:
