@@ -5,14 +5,29 @@ from __future__ import annotations
 import json
 from hashlib import blake2b
 from typing import NamedTuple
+from zlib import crc32
 
 from pymetaner.errors import DataError, MemoryFileError, PymetanerError
 from pymetaner.sentence import Sentence
 
-__all__ = ["Key", "Record", "key_of", "pack", "types_of", "unpack", "words_digest"]
+__all__ = [
+    "CHECKSUM_BYTES",
+    "Key",
+    "Record",
+    "checksum",
+    "key_of",
+    "pack",
+    "text_checksum",
+    "types_of",
+    "unpack",
+    "words_digest",
+]
 
 Key = tuple[bytes, bytes]
 """What makes a sentence the same as another: the digests of its words and of its tags."""
+
+
+CHECKSUM_BYTES = 4
 
 
 class Record(NamedTuple):
@@ -53,11 +68,16 @@ def pack(sentence: Sentence) -> Record:
         source = _dump(sentence.source)
         spans = _dump([edge for span in sentence.spans for edge in span])
         _bytes(source)
-    return Record(words, tags, source, spans, _dump(sorted(types_of(sentence))), _digest(words), _digest(tags))
+    return Record(words, tags, source, spans, _types(sentence), _digest(words), _digest(tags))
 
 
-def unpack(record: Record) -> Sentence:
+def unpack(record: Record, origin: str, expected: bytes) -> Sentence:
     """The sentence of a row.
+
+    Args:
+        record: its columns.
+        origin: where it comes from, which the checksum covers too.
+        expected: the checksum of its texts; empty for a row that has none.
 
     Raises:
         MemoryFileError: if the row is not what `pack` wrote.
@@ -65,12 +85,18 @@ def unpack(record: Record) -> Sentence:
     try:
         if record.key != (_digest(record.words), _digest(record.tags)):
             raise ValueError("its text does not agree with its digest")
+        if text_checksum(record, origin) != expected and expected:
+            raise ValueError("its texts do not agree with their checksum")
         words, tags = tuple(json.loads(record.words)), tuple(json.loads(record.tags))
         if record.source is None or record.spans is None:
-            return Sentence(words, tags)
-        source, edges = json.loads(record.source), json.loads(record.spans)
-        spans = tuple(zip(edges[::2], edges[1::2], strict=True))
-        return Sentence(words, tags, source if isinstance(source, str) else tuple(source), spans)
+            sentence = Sentence(words, tags)
+        else:
+            source, edges = json.loads(record.source), json.loads(record.spans)
+            spans = tuple(zip(edges[::2], edges[1::2], strict=True))
+            sentence = Sentence(words, tags, source if isinstance(source, str) else tuple(source), spans)
+        if record.types != _types(sentence):
+            raise ValueError("its types are not those of its tags")
+        return sentence
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, PymetanerError) as error:
         raise MemoryFileError(f"a sentence of the memory is damaged ({error}): restore the file from a copy") from error
 
@@ -78,6 +104,21 @@ def unpack(record: Record) -> Sentence:
 def types_of(sentence: Sentence) -> set[str]:
     """The entity types that a sentence is labelled with."""
     return {tag[2:] for tag in set(sentence.tags or ()) if tag != "O"}
+
+
+def text_checksum(record: Record, origin: str) -> bytes:
+    """The checksum of a row's texts.
+
+    Raises:
+        TypeError: if one is not text.
+    """
+    texts = (record.words, record.tags, record.source or "", record.spans or "", record.types, origin)
+    return checksum("\0".join(texts).encode())
+
+
+def checksum(data: bytes) -> bytes:
+    """CRC-32, little endian."""
+    return crc32(data).to_bytes(CHECKSUM_BYTES, "little")
 
 
 def key_of(sentence: Sentence) -> Key:
@@ -91,6 +132,10 @@ def words_digest(sentence: Sentence) -> bytes:
 
 
 _dump = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+
+def _types(sentence: Sentence) -> str:
+    return _dump(sorted(types_of(sentence)))
 
 
 def _digest(text: str) -> bytes:

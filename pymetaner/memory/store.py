@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pymetaner.errors import MemoryFileError, MemoryReadOnlyError
-from pymetaner.memory.encoder import are_unit
 from pymetaner.memory.file import (
     close_file,
     copy_file,
@@ -25,10 +23,11 @@ from pymetaner.memory.file import (
     write_ahead,
 )
 from pymetaner.memory.places import Places
-from pymetaner.memory.records import Key, Record, unpack
+from pymetaner.memory.records import CHECKSUM_BYTES, Key, Record, unpack
+from pymetaner.memory.rows import Rows, all_types, as_rows, sealed
 from pymetaner.sentence import Sentence
 
-__all__ = ["CALIBRATION", "Facts", "Rows", "Store"]
+__all__ = ["CALIBRATION", "Facts", "Store"]
 
 CALIBRATION = "calibration"
 """The note of the settings that suit a memory: they hold for its sentences and the model of its vectors only."""
@@ -51,14 +50,6 @@ class Facts(NamedTuple):
     dim: int
     rebuilds: int = 0
     removals: int = 0
-
-
-class Rows(NamedTuple):
-    """Some sentences' ids (n,), vectors (n, dim) and, together, their entity types."""
-
-    ids: NDArray[np.int64]
-    vectors: NDArray[np.float32]
-    types: frozenset[str]
 
 
 class Store:
@@ -194,12 +185,10 @@ class Store:
         cursor = self._database.execute(query, (after,))
         while chunk := cursor.fetchmany(CHUNK):
             ids, blobs, types = zip(*chunk, strict=True)
-            if not all(isinstance(blob, bytes) and len(blob) == 4 * dim for blob in blobs):
-                raise self._damaged("a vector's length")
-            vectors = np.frombuffer(b"".join(blobs), "<f4").reshape(-1, dim)
-            if not are_unit(vectors).all():
-                raise self._damaged("a vector's content")
-            yield Rows(np.array(ids, np.int64), vectors, self._all_types(types))
+            try:
+                yield as_rows(ids, blobs, types, dim)
+            except ValueError as error:
+                raise self._damaged(str(error)) from error
 
     def ids(self) -> NDArray[np.int64]:
         """Every id, in no particular order."""
@@ -211,7 +200,10 @@ class Store:
 
     def types(self) -> frozenset[str]:
         """The entity types of all sentences; reads the whole table."""
-        return self._all_types(row[0] for row in self._database.execute("SELECT DISTINCT types FROM sentences"))
+        try:
+            return all_types(row[0] for row in self._database.execute("SELECT DISTINCT types FROM sentences"))
+        except ValueError as error:
+            raise self._damaged(str(error)) from error
 
     def origins(self) -> dict[str, list[int]]:
         """The ids of each origin; reads the whole table."""
@@ -235,15 +227,16 @@ class Store:
 
     def fetch(self, ids: Iterable[int]) -> dict[int, Sentence]:
         """The sentences with these ids, as far as there are any."""
-        query = f"SELECT {', '.join(Record._fields)} FROM sentences WHERE id = ?"
+        behind = f"4 * (SELECT value FROM meta WHERE key = 'dim') + {CHECKSUM_BYTES + 1}"  # the vector and its checksum
+        query = f"SELECT {', '.join(Record._fields)}, origin, substr(vector, {behind}) FROM sentences WHERE id = ?"
         found = ((key, self._database.execute(query, (key,)).fetchone()) for key in ids)
-        return {key: unpack(Record(*row)) for key, row in found if row}
+        return {key: unpack(Record(*row[:-2]), *row[-2:]) for key, row in found if row}
 
     def insert(self, record: Record, origin: str, vector: NDArray[np.float32]) -> int:
         """Adds a sentence and returns its id, larger than any before, even a removed one's."""
         columns = (*Record._fields, "origin", "vector")
         query = f"INSERT INTO sentences ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"
-        key = self._database.execute(query, (*record, origin, _blob(vector))).lastrowid
+        key = self._database.execute(query, (*record, origin, sealed(vector, record, origin))).lastrowid
         assert key is not None
         return key
 
@@ -262,8 +255,11 @@ class Store:
     def replace_vectors(self, vectors: Mapping[int, NDArray[np.float32]], fingerprint: str, dim: int) -> None:
         """Gives the sentences the vectors of another encoder, for which the calibration does not hold."""
         self.write_note(CALIBRATION, None)
-        rows = ((_blob(vector), key) for key, vector in vectors.items())
-        self._database.executemany("UPDATE sentences SET vector = ? WHERE id = ?", rows)
+        query = f"SELECT {', '.join(Record._fields)}, origin FROM sentences WHERE id = ?"
+        for key, vector in vectors.items():
+            *texts, origin = self._database.execute(query, (key,)).fetchone()
+            blob = sealed(vector, Record(*texts), origin)
+            self._database.execute("UPDATE sentences SET vector = ? WHERE id = ?", (blob, key))
         facts = self.facts()._replace(fingerprint=fingerprint, dim=dim)
         facts = facts._replace(rebuilds=facts.rebuilds + 1)
         self._database.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", facts._asdict().items())
@@ -306,15 +302,6 @@ class Store:
         if self.path is not None and self._connection is not None and not self._connection.in_transaction:
             self.close()
 
-    def _all_types(self, texts: Iterable[str]) -> frozenset[str]:
-        try:
-            lists = [json.loads(text) for text in set(texts)]
-        except (ValueError, TypeError, RecursionError) as error:
-            raise self._damaged(f"types: {error}") from error
-        if not all(isinstance(names, list) and all(isinstance(name, str) for name in names) for names in lists):
-            raise self._damaged("types that are no list of names")
-        return frozenset(name for names in lists for name in names)
-
     def _damaged(self, what: str) -> MemoryFileError:
         return MemoryFileError(f"{self.place} is damaged ({what}): restore it from a copy")
 
@@ -341,7 +328,3 @@ def _identity(path: Path | None) -> tuple[int, int] | None:
     except OSError:
         return None
     return found and (found.st_dev, found.st_ino)
-
-
-def _blob(vector: NDArray[np.float32]) -> bytes:
-    return vector.astype("<f4", copy=False).tobytes()

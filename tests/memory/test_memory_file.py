@@ -217,6 +217,93 @@ def test_a_source_that_is_no_text(encoder: FakeEncoder, filled: Path) -> None:
         memory.sources()
 
 
+def content_of(memory: Memory) -> list[tuple[Sentence, bytes, str]]:
+    """Everything but the ids: a sentence, its vector and its source."""
+    sources = {key: source for source, keys in memory.sources().items() for key in keys}
+    vectors = dict(zip(memory.ids.tolist(), memory.vectors, strict=True))
+    return sorted(((s, vectors[key].tobytes(), sources[key]) for key, s in memory), key=repr)
+
+
+def raw(i: int) -> Sentence:
+    """A sentence with a raw text, so that every column has something."""
+    return Sentence(
+        ("Ada", "saw", str(i)), ("B-PER", "O", "O"), f"Ada  saw {i}", ((0, 3), (5, 8), (9, 9 + len(str(i))))
+    )
+
+
+def test_a_flipped_bit_is_refused_or_changes_nothing(encoder: FakeEncoder, path: Path) -> None:
+    with Memory(encoder, path) as memory:
+        memory.add([raw(i) for i in range(60)], source="from a file")
+        memory.rebuild()  # as after it, too
+        memory.add([raw(i) for i in range(60, 100)], source="from a file")
+        expected = content_of(memory)
+    whole = path.read_bytes()
+    random = np.random.default_rng(0)
+    refused = 0
+    for place, bit in zip(
+        random.integers(0, len(whole), 500).tolist(), random.integers(0, 8, 500).tolist(), strict=True
+    ):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << bit
+        path.write_bytes(damaged)
+        try:
+            with Memory(encoder, path, read_only=True) as memory:
+                found = content_of(memory)
+        except (MemoryFileError, EncoderMismatchError, LabelMismatchError):
+            refused += 1
+        else:
+            assert found == expected, (place, bit)
+    assert refused > 100
+
+
+@pytest.mark.parametrize("old", ["", "of the format before there were checksums"])
+@pytest.mark.parametrize("column", ["vector", "words", "tags", "source", "spans", "types", "origin"])
+def test_every_column_is_checked(encoder: FakeEncoder, path: Path, column: str, old: str) -> None:
+    with Memory(encoder, path) as memory:
+        memory.add(raw(1), source="here")
+    if old:
+        edit(path, "UPDATE sentences SET vector = substr(vector, 1, 64)")
+        with Memory(encoder, path) as memory:
+            assert list(memory) == [(1, raw(1))] and memory.sources() == {"here": [1]}
+    changes = {
+        "words": "replace(words, 'A', 'E')",
+        "tags": "replace(tags, 'B', 'I')",
+        "source": "replace(source, '  ', ' _')",
+        "spans": "replace(spans, '3', '4')",
+        "types": "'[]'",
+        "origin": "'there'",
+    }
+    if column == "vector":
+        turned = (np.float32([1, -1] * 8) / 4).tobytes()
+        edit(path, "UPDATE sentences SET vector = CAST(? || substr(vector, 65) AS BLOB)", parameters=[turned])
+    else:
+        edit(path, f"UPDATE sentences SET {column} = {changes[column]}")
+
+    def use() -> None:
+        with Memory(encoder, path) as memory:
+            list(memory)
+
+    if old and column in ("vector", "source", "spans", "origin"):
+        use()  # nothing to check it with
+    else:
+        with pytest.raises(MemoryFileError, match="damaged"):
+            use()
+
+
+def test_a_rebuild_checks_what_it_seals(encoder: FakeEncoder, path: Path) -> None:
+    with Memory(encoder, path) as memory:
+        memory.add(raw(1), source="here")
+    edit(path, "UPDATE sentences SET origin = 'there'")
+    with pytest.raises(MemoryFileError, match="damaged"):
+        Memory(FakeEncoder("fake-2", dim=32), path, rebuild=True)
+    edit(path, "UPDATE sentences SET vector = substr(vector, 1, 64)")
+    with Memory(FakeEncoder("fake-2", dim=32), path, rebuild=True) as memory:
+        assert memory[1] == raw(1)
+    edit(path, "UPDATE sentences SET origin = 'here'")
+    with pytest.raises(MemoryFileError, match="damaged"), Memory(FakeEncoder("fake-2", dim=32), path) as memory:
+        list(memory)
+
+
 def test_rebuild_while_opening(filled: Path) -> None:
     other = FakeEncoder("fake-2")
     with Memory(other, filled, rebuild=True) as memory:
