@@ -115,7 +115,7 @@ class MetaNER(nn.Module, ModelHubMixin):
         memo[id(self)] = copied
         copied.cache = copy.deepcopy(self.cache)
         if self._memory is not None and len(self._memory):
-            copied.memory = self._memory.copy_for(copied)
+            copied.memory = self._memory.copy_for(copied, calibration=True)
         return copied
 
     # ---- loading and saving: the work is in checkpoint.py ----

@@ -114,6 +114,7 @@ def test_a_calibrated_memory_is_adapted_to_as_calibrated(model, tmp_path):
     with Memory(model, tmp_path / "memory.sqlite") as memory:
         assert memory.calibration == found.arguments
         assert memory.copy_for(model).calibration is None  # which is for a model with other weights
+        assert memory.copy_for(model, calibration=True).calibration == found.arguments
         by_itself = adapt(model, tokens, memory=memory)
         assert [r.entities for r in by_itself] == [
             r.entities for r in adapt(model, tokens, memory=memory, **found.arguments)

@@ -241,10 +241,12 @@ class Memory(Contents):
             sentences = map(regrouped, sentences)
         return self.add(sentences, source=_name(path) if source is None else source, progress=progress)
 
-    def copy_for(self, encoder: SentenceEncoder) -> Memory:
+    def copy_for(self, encoder: SentenceEncoder, *, calibration: bool = False) -> Memory:
         """A memory in RAM with the same sentences for an encoder that gives the same vectors; changes stay apart.
 
-        A calibration is not copied: it was found for the weights of this memory's encoder.
+        Args:
+            encoder: the encoder.
+            calibration: copy it too; it was found for all the weights of this memory's encoder.
 
         Raises:
             EncoderMismatchError: if the encoder gives other vectors.
@@ -255,7 +257,8 @@ class Memory(Contents):
             self.save(copy)
             memory = Memory.load(encoder, copy)
         with self._mirror.locked() as own, memory._mirror.changing() as store:
-            store.write_note(CALIBRATION, None)
+            if not calibration:
+                store.write_note(CALIBRATION, None)
             store.places.update(own.places)
         return memory
 
