@@ -23,6 +23,7 @@ __all__ = [
     "create_in_ram",
     "load_file",
     "open_file",
+    "settle",
     "translated",
     "write_ahead",
 ]
@@ -167,7 +168,7 @@ def copy_file(connection: sqlite3.Connection, path: Path) -> None:
         raise SaveError(f"the folder {path.parent} does not exist: make it first")
     if path.is_dir():
         raise SaveError(f"{path} is a folder: give the path of a file")
-    _settle(path)
+    settle(path)
     try:
         with _beside(path) as temporary:
             with translated(str(path), writing=True), closing(_connect(_uri(temporary, "rwc"))) as copy:
@@ -252,7 +253,7 @@ def write_ahead(connection: sqlite3.Connection) -> None:
             time.sleep(0.01)
 
 
-def _settle(path: Path) -> None:
+def settle(path: Path) -> None:
     """Makes sure that no log is left beside a file to be replaced: SQLite would play it into the new one."""
     if not any(p.exists() for p in _companions(path)):
         return

@@ -8,7 +8,7 @@ from hashlib import blake2b
 from pathlib import Path
 
 from pymetaner.errors import MemoryFileError, SaveError
-from pymetaner.memory.file import open_file, translated
+from pymetaner.memory.file import open_file, settle, translated
 
 __all__ = ["Places"]
 
@@ -31,11 +31,12 @@ class Places:
         """Checks that a file is in the state that is remembered, or gone; one that is not remembered passes.
 
         Raises:
-            SaveError: if it is not, or can no longer be read.
+            SaveError: if it is not, or can no longer be read, or is open elsewhere.
         """
         before = self._states.get(path.resolve())
         if before is None or not path.exists():
             return
+        settle(path)
         try:
             with translated(str(path)), closing(open_file(path, read_only=True)) as connection:
                 now = _state(connection)
