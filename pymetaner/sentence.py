@@ -127,11 +127,13 @@ def check_sentences(sentences: Iterable[Sentence]) -> list[Sentence]:
         DataError: if something is not a Sentence.
     """
     if isinstance(sentences, str) or not isinstance(sentences, Iterable):
-        raise DataError(f"the sentences are of type {type(sentences).__name__}: expected a list of pymetaner.Sentence")
+        raise DataError(
+            f"{sentences!r:.60} is a {type(sentences).__name__}, expected pymetaner.Sentence objects in a list"
+        )
     found = list(sentences)
     for i, sentence in enumerate(found):
         if not isinstance(sentence, Sentence):
-            raise DataError(f"item {i} is of type {type(sentence).__name__}: expected a pymetaner.Sentence")
+            raise DataError(f"item {i} is a {type(sentence).__name__}, expected a pymetaner.Sentence")
     return found
 
 

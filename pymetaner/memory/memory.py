@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from pymetaner.errors import DataError, SettingError
+from pymetaner.errors import SettingError
 from pymetaner.memory.bank import as_id
 from pymetaner.memory.changes import add, adopt, rebuild
 from pymetaner.memory.contents import Contents, absolute
@@ -18,7 +18,7 @@ from pymetaner.memory.encoder import SentenceEncoder, check_encoder, check_inter
 from pymetaner.memory.mirror import Mirror
 from pymetaner.memory.store import CALIBRATION, Store
 from pymetaner.readers import read
-from pymetaner.sentence import Sentence
+from pymetaner.sentence import Sentence, check_sentences
 from pymetaner.words import regroup as regrouped
 
 if TYPE_CHECKING:
@@ -158,9 +158,7 @@ class Memory(Contents):
         """
         if not isinstance(source, str) or not _is_text(source):
             raise SettingError(f"source is {source!r}: expected a string of whole characters, e.g. a file's name")
-        if not isinstance(sentences, Iterable) and not isinstance(sentences, Sentence):
-            raise DataError(f"{sentences!r:.60} is a {type(sentences).__name__}, expected pymetaner.Sentence with tags")
-        batch = [sentences] if isinstance(sentences, Sentence) else list(sentences)
+        batch = [sentences] if isinstance(sentences, Sentence) else check_sentences(sentences)
         check_labelled(batch, self.encoder.types)
         adopt(self._mirror)
         return add(self._mirror, batch, source, progress)
