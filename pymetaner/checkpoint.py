@@ -40,7 +40,7 @@ from pymetaner.errors import (
     SettingError,
     UnsupportedModelError,
 )
-from pymetaner.files import CONFIG, MEMORY
+from pymetaner.files import CONFIG, MEMORY, SETTINGS
 from pymetaner.labels import LabelScheme
 from pymetaner.memory import Memory
 from pymetaner.network import head_of, longest_window
@@ -52,7 +52,6 @@ if TYPE_CHECKING:
 
 __all__ = ["default_settings", "find", "label_names", "load", "new", "save"]
 
-SETTINGS = "pymetaner.json"
 WEIGHTS, PACKED = "model.safetensors", "model.packed.safetensors"
 FORMAT = 1
 _BAD_FILE = (OSError, ValueError, KeyError, SafetensorError, RuntimeError, json.JSONDecodeError)

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from pymetaner.errors import SaveError
 
-__all__ = ["CHECKPOINT", "CONFIG", "MEMORY", "REPORT", "write_atomically"]
+__all__ = ["CHECKPOINT", "CONFIG", "MEMORY", "REPORT", "SETTINGS", "write_atomically"]
 
-CONFIG, MEMORY = "config.json", "memory.sqlite"  # in a model's folder
+CONFIG, SETTINGS, MEMORY = "config.json", "pymetaner.json", "memory.sqlite"  # in a model's folder
 CHECKPOINT, REPORT = "checkpoint.safetensors", "training.json"  # in the folder of a training run
 
 

@@ -113,10 +113,11 @@ def memory_file(path: Path) -> Path:
 
 @contextmanager
 def opened_memory(model: MetaNER, path: Path, *, read_only: bool) -> Iterator[Memory]:
-    """A memory on disk, closed at the end of the block."""
+    """A memory on disk, closed at the end of the block; one that was made for a block that fails is gone again."""
     from pymetaner.memory import Memory
 
     file = memory_file(path)
+    is_new = not file.exists()
     if read_only and not file.exists():
         raise MemoryFileError(f"{file} does not exist: give a memory's file, or make one with `pymetaner memory add`")
     try:
@@ -126,7 +127,13 @@ def opened_memory(model: MetaNER, path: Path, *, read_only: bool) -> Iterator[Me
             f"{error}. On the command line: --model with the model that made it, or `pymetaner memory rebuild {file}`"
         ) from None
     with memory:
-        yield memory
+        try:
+            yield memory
+        except BaseException:
+            if is_new and not len(memory):
+                memory.close()
+                file.unlink(missing_ok=True)
+            raise
 
 
 def counted(count: int, noun: str, plural: str | None = None) -> str:

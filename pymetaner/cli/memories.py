@@ -19,6 +19,7 @@ from pymetaner.cli.labelled_files import of_types, read_file, reading_options
 from pymetaner.cli.loading import counted, load_model, memory_file, opened_memory, text_lines
 from pymetaner.cli.output import print_json, print_rich
 from pymetaner.errors import EncoderError, MemoryFileError, SettingError
+from pymetaner.files import CONFIG, SETTINGS
 
 if TYPE_CHECKING:
     from numpy import float32
@@ -281,7 +282,7 @@ def _folder_model(path: Path) -> str | None:
 
     A folder that is named itself is meant as a model; around a file, only what pymetaner wrote makes one of it.
     """
-    folder, mark = (path, "config.json") if path.is_dir() else (path.parent, "pymetaner.json")
+    folder, mark = (path, CONFIG) if path.is_dir() else (path.parent, SETTINGS)
     return str(folder) if (folder / mark).exists() else None
 
 

@@ -89,6 +89,15 @@ def test_import_of_types_that_the_model_does_not_tag(run: Any, folder: Path, tmp
     assert [[entity["label"] for entity in row["entities"]] for row in lines(run, memory)] == [["PER"]]
 
 
+def test_a_memory_that_got_nothing_is_not_made(run: Any, folder: Path, tmp_path: Path) -> None:
+    file = tmp_path / "new.sqlite"
+    run("memory", "add", file, "[BAD Ada] slept", "--model", folder, exits=1)
+    assert list(tmp_path.iterdir()) == []
+    run("memory", "add", file, ADA, "--model", folder)
+    run("memory", "add", file, "[BAD Ada] slept", "--model", folder, exits=1)
+    assert len(lines(run, file)) == 1
+
+
 def test_info(run: Any, folder: Path) -> None:
     facts = json.loads(run("memory", "info", folder, "--json").stdout)
     assert facts["sentences"] == len(CORPUS)
