@@ -45,7 +45,7 @@ from pymetaner.labels import LabelScheme
 from pymetaner.memory import Memory
 from pymetaner.network import head_of, longest_window
 from pymetaner.packing import pack_tensors, unpack_file
-from pymetaner.settings import Settings
+from pymetaner.settings import STEP_SIZES, Settings
 
 if TYPE_CHECKING:
     from pymetaner.model import MetaNER
@@ -152,6 +152,8 @@ def _read_settings(folder: Path) -> Settings | None:
             raise ModelFileError(
                 f"{path} is of format {version}, this pymetaner reads format {FORMAT}: upgrade pymetaner"
             )
+        # What another release of pymetaner had more is left out.
+        values["lr"] = {name: rate for name, rate in values.get("lr", {}).items() if name in STEP_SIZES}
         return Settings(**{f.name: values[f.name] for f in fields(Settings) if f.name in values})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelFileError(f"{path} is damaged ({_first_line(error)}): save the model again") from error

@@ -11,7 +11,7 @@ from pymetaner.errors import SettingError
 
 __all__ = ["Settings"]
 
-_STEP_SIZES: dict[str, float | tuple[float, ...]] = {"sgd": 0.02, "bertadam": 1e-5, "adamw": 1e-4}
+STEP_SIZES: dict[str, float | tuple[float, ...]] = {"sgd": 0.02, "bertadam": 1e-5, "adamw": 1e-4}
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Settings:
             one_of(name, getattr(self, name), options)
         for name in ("window", "overlap", "freeze_layers"):
             object.__setattr__(self, name, whole(name, getattr(self, name)))
-        if not isinstance(self.lr, Mapping) or not self.lr.keys() <= _STEP_SIZES.keys():
-            raise SettingError(f"lr={self.lr!r}: expected the step sizes of some of {', '.join(_STEP_SIZES)}, by name")
+        if not isinstance(self.lr, Mapping) or not self.lr.keys() <= STEP_SIZES.keys():
+            raise SettingError(f"lr={self.lr!r}: expected the step sizes of some of {', '.join(STEP_SIZES)}, by name")
         rates = {name: step_sizes(f"lr[{name!r}]", rate) for name, rate in self.lr.items()}
-        object.__setattr__(self, "lr", _STEP_SIZES | rates)
+        object.__setattr__(self, "lr", STEP_SIZES | rates)

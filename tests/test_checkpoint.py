@@ -334,6 +334,9 @@ def test_settings_of_a_later_format_or_with_bad_values(tmp_path):
     model_of("bert").save_pretrained(tmp_path)
     path = tmp_path / "pymetaner.json"
     values = json.loads(path.read_text())
+    more = {**values, "hue": "blue", "lr": {**values["lr"], "sgd": 0.5, "adagrad": 0.1}}
+    path.write_text(json.dumps(more))
+    assert MetaNER.from_pretrained(tmp_path).settings.lr["sgd"] == 0.5  # what another release had more is left out
     path.write_text(json.dumps({**values, "format": 2}))
     with pytest.raises(ModelFileError, match=r"format 2.*reads format 1: upgrade"):
         MetaNER.from_pretrained(tmp_path)
