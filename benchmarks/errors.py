@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.sampling import spread
 from pymetaner import MetaNER, evaluate, read
 from pymetaner.scoring import score
 from pymetaner.sentence import tag_spans
@@ -50,9 +51,7 @@ def main(
     sentences: Annotated[int, typer.Option("--sentences", help="so many, spread over the file; 0 for all")] = 0,
 ) -> None:
     """Prints the table."""
-    test = list(read(file))
-    if sentences:
-        test = test[:: max(1, len(test) // sentences)][:sentences]
+    test = spread(list(read(file)), sentences)
     found = evaluate(MetaNER.from_pretrained(model), test, progress=True)
     counts: Counter[str] = Counter()
     examples: dict[str, Counter[str]] = {}

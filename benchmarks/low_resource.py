@@ -20,6 +20,7 @@ import typer
 from benchmarks.memory import adapted, finetuned
 from benchmarks.memory_table import DOCS
 from benchmarks.records import append, commit, lines, put
+from benchmarks.sampling import spread
 from pymetaner import FactorCache, Memory, MetaNER, Sentence, evaluate, read
 from pymetaner.learning import learning_of
 from pymetaner.words import regroup
@@ -46,9 +47,7 @@ def main(
         if train_file is None or test_file is None or not lang or not models:
             raise typer.BadParameter("give TRAIN, TEST, LANG and at least one NAME=FOLDER, or --table")
         pool = [s for s in map(regroup, read(train_file)) if s.words and s.tags]
-        test = list(read(test_file))
-        if test_sentences:
-            test = test[:: max(1, len(test) // test_sentences)][:test_sentences]
+        test = spread(list(read(test_file)), test_sentences)
         for percent in map(float, percents.split(",")):
             for draw in range(seeds):
                 drawn = random.Random(draw).sample(pool, max(1, round(len(pool) * percent / 100)))

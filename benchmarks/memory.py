@@ -21,6 +21,7 @@ import torch
 import typer
 
 from benchmarks.records import append, commit, lines
+from benchmarks.sampling import spread
 from pymetaner import FactorCache, Memory, MetaNER, Sentence, TrainSettings, evaluate, read, train
 from pymetaner.calibration import Calibration
 from pymetaner.learning import Learning, learning_of
@@ -46,9 +47,7 @@ def main(
     net = MetaNER.from_pretrained(model, device=device)
     net.cache = FactorCache(1 << 31)  # a hundred long sentences take some 900 MB
     pool = [s for s in map(regroup, read(train_file)) if len(s) > 3 and s.tags]
-    test = list(read(test_file))
-    if test_sentences:
-        test = test[:: max(1, len(test) // test_sentences)][:test_sentences]
+    test = spread(list(read(test_file)), test_sentences)
     for size in map(int, sizes.split(",")):
         for draw in range(draws):
             done = {(x["lang"], x["size"], x["draw"], x["method"], x["sentences"]) for x in lines(RESULTS)}

@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.contest import OURS
+from benchmarks.sampling import spread
 from pymetaner.cache import FactorCache
 from pymetaner.decode import decode
 from pymetaner.engine import Computation, InnerStep, Precision, Task, Work, batched_logits, reference_logits
@@ -52,8 +53,7 @@ def main(
 ) -> None:
     """Prints the table."""
     model = MetaNER.from_pretrained(folder, device=device)
-    everything = [regroup(s.with_tags(None)) for s in read(file) if s.words]
-    chosen = everything[:: max(1, len(everything) // sentences)][:sentences]
+    chosen = spread([regroup(s.with_tags(None)) for s in read(file) if s.words], sentences)
     hits = model.memory.search(model.embed(chosen), k)
     tasks = [Task(s, tuple(hit.sentence for hit in found)) for s, found in zip(chosen, hits, strict=True)]
     precisions: list[Precision] = ["fp32", "bf16"] if torch.device(device).type == "cpu" else ["fp32", "tf32", "bf16"]

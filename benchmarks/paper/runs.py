@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from benchmarks.records import append, commit, lines
+from benchmarks.sampling import spread
 from pymetaner import (
     Evaluation,
     FactorCache,
@@ -172,7 +173,7 @@ def sentences(path: Path) -> list[Sentence]:
 def unlabelled(path: Path, texts: int) -> list[Sentence]:
     """Sentences spread over a file, without their tags."""
     pool = [sentence for sentence in sentences(path) if sentence.words]
-    return [sentence.with_tags(None) for sentence in pool[:: max(1, len(pool) // texts)][:texts]]
+    return [sentence.with_tags(None) for sentence in spread(pool, texts)]
 
 
 def run_apart(threads: int, plan: Plan, row: str, seed: int) -> None:
