@@ -7,7 +7,7 @@ CPU it is also the fastest way (docs/training.md).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -83,12 +83,8 @@ class SequentialMetaLearner:
         frozen = model.settings.freeze_layers
         self.groups = [tuple(group) for group in adapted_groups(model.network, frozen)]
         self._rates = inner.rates(self.groups)
-        own = adapted_modules(model.network, frozen).values()
-        self._network = weight_sharing_copy(model.network, own=own).requires_grad_(False)
+        self._network, self._weights = _copy_to_move(model)
         self._network.train(dropout)
-        self._weights = adapted_parameters(self._network, frozen)
-        for weight in self._weights.values():
-            weight.requires_grad_(True)
 
     def logits(
         self,
@@ -102,8 +98,8 @@ class SequentialMetaLearner:
         Call backward on each logits before asking for the next.
         """
         model, network, weights = self.model, self._network, self._weights
-        by_module = self._rates if rates is None else rates
-        step_sizes = {name: by_module.get(name.rpartition(".")[0], 0.0) for name in weights}
+        step_sizes = _of_weights(self._rates if rates is None else rates, weights)
+        moving = {name: weights[name] for name in step_sizes}
         own = adapted_parameters(model.network, model.settings.freeze_layers)
         decay = WEIGHT_DECAY if self.inner.optimizer == "bertadam" else 0.0
         windows: list[list[Window]] = [[] for _ in tasks]
@@ -117,7 +113,7 @@ class SequentialMetaLearner:
                     weight.grad = None
             if task.supports:
                 with computing_in(self.computation.precision, network):
-                    _take_steps(model, network, weights, task, self.inner, step_sizes)
+                    _take_steps(model, network, moving, task, self.inner, step_sizes)
             for start in range(0, len(of_query), size):
                 batch = make_batch(of_query[start : start + size], model.pad_id).to(model.device)
                 pieces = batch.input_ids if edit is None else edit(batch)
@@ -128,7 +124,7 @@ class SequentialMetaLearner:
                 for name, weight in weights.items():
                     if weight.grad is not None and own[name].requires_grad:
                         # The decay of a matrix is part of its step, not of the gradient that is taken as a constant.
-                        kept = (1 - step_sizes[name] * decay) ** self.inner.steps if task.supports else 1.0
+                        kept = (1 - step_sizes.get(name, 0.0) * decay) ** self.inner.steps if task.supports else 1.0
                         gradient = weight.grad * kept if weight.dim() > 1 else weight.grad
                         before = own[name].grad
                         own[name].grad = gradient.clone() if before is None else before.add_(gradient)
@@ -140,18 +136,28 @@ def moving_copy(model: MetaNER, inner: InnerStep) -> tuple[PreTrainedModel, dict
     Raises:
         SettingError: if there are not as many step sizes as layers.
     """
+    network, weights = _copy_to_move(model)
+    rates = _of_weights(inner.rates(adapted_groups(model.network, model.settings.freeze_layers)), weights)
+    for name in weights.keys() - rates.keys():
+        weights.pop(name).requires_grad_(False)
+    return network, weights, rates
+
+
+def _copy_to_move(model: MetaNER) -> tuple[PreTrainedModel, dict[str, nn.Parameter]]:
+    """A network whose adapted weights are its own and ask for gradients, and these weights; the rest is the model's."""
     frozen = model.settings.freeze_layers
-    rates = {
-        f"{name}.{key}": rate
-        for name, rate in inner.rates(adapted_groups(model.network, frozen)).items()
-        for key, _ in model.network.get_submodule(name).named_parameters(recurse=False)
-    }
     network = weight_sharing_copy(model.network, own=adapted_modules(model.network, frozen).values())
-    weights = {name: weight for name, weight in adapted_parameters(network, frozen).items() if name in rates}
     network.requires_grad_(False)
+    weights = adapted_parameters(network, frozen)
     for weight in weights.values():
         weight.requires_grad_(True)
-    return network, weights, rates
+    return network, weights
+
+
+def _of_weights(rates: Mapping[str, float], weights: Iterable[str]) -> dict[str, float]:
+    """The step size of every weight whose module has one."""
+    modules = {name: name.rpartition(".")[0] for name in weights}
+    return {name: rates[module] for name, module in modules.items() if module in rates}
 
 
 def _take_step(
