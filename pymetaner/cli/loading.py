@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "check_apart",
+    "check_memory",
     "check_new",
     "load_model",
     "memory_file",
@@ -80,9 +81,12 @@ def check_apart(model: str | None, out: Path) -> None:
     Raises:
         SettingError: if it is.
     """
-    from pymetaner.default import default_folder
+    if model is None:
+        from pymetaner.default import default_folder  # which imports torch
 
-    start = default_folder() if model is None else Path(model)
+        start = default_folder()
+    else:
+        start = Path(model)
     if out.exists() and start.exists() and out.samefile(start):
         raise SettingError(f"--out {out} is the model itself, which stays as it is: give another folder")
 
@@ -111,6 +115,17 @@ def memory_file(path: Path) -> Path:
     return path / MEMORY if path.is_dir() else path
 
 
+def check_memory(path: Path) -> None:
+    """Checks that a memory, named by its file or its model's folder, is there.
+
+    Raises:
+        MemoryFileError: if it is not.
+    """
+    file = memory_file(path)
+    if not file.exists():
+        raise MemoryFileError(f"{file} does not exist: give a memory's file, or make one with `pymetaner memory add`")
+
+
 @contextmanager
 def opened_memory(model: MetaNER, path: Path, *, read_only: bool) -> Iterator[Memory]:
     """A memory on disk, closed at the end of the block; one that was made for a block that fails is gone again."""
@@ -118,8 +133,8 @@ def opened_memory(model: MetaNER, path: Path, *, read_only: bool) -> Iterator[Me
 
     file = memory_file(path)
     is_new = not file.exists()
-    if read_only and not file.exists():
-        raise MemoryFileError(f"{file} does not exist: give a memory's file, or make one with `pymetaner memory add`")
+    if read_only:
+        check_memory(file)
     try:
         memory = Memory(model, file, read_only=read_only)
     except EncoderMismatchError as error:

@@ -16,9 +16,9 @@ from rich.text import Text
 from pymetaner.cli import options
 from pymetaner.cli.brackets import labelled
 from pymetaner.cli.labelled_files import of_types, read_file, reading_options
-from pymetaner.cli.loading import counted, load_model, memory_file, opened_memory, text_lines
+from pymetaner.cli.loading import check_memory, counted, load_model, memory_file, opened_memory, text_lines
 from pymetaner.cli.output import print_json, print_rich
-from pymetaner.errors import EncoderError, MemoryFileError, SettingError
+from pymetaner.errors import EncoderError, SettingError
 from pymetaner.files import CONFIG, SETTINGS
 
 if TYPE_CHECKING:
@@ -270,8 +270,8 @@ def _for_model(
     path: Path, model: str | None, *, read_only: bool = False, must_exist: bool = False, threads: int | None = None
 ) -> Iterator[tuple[MetaNER, Memory]]:
     """A memory with its model; made if it is missing, unless it is only read or must exist."""
-    if must_exist and not memory_file(path).exists():
-        raise MemoryFileError(f"{memory_file(path)} does not exist: make it with `pymetaner memory add`")
+    if must_exist or read_only:
+        check_memory(path)  # before the model is loaded
     net = load_model(model or _folder_model(path), threads=threads)
     with opened_memory(net, path, read_only=read_only) as memory:
         yield net, memory

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -174,8 +174,7 @@ def train(
     sentences = [sentence for part in data for sentence in part]
     held = [sentence for part in of_types(net, dev_corpora, types, quiet=True) for sentence in part] if dev else None
 
-    run = run_of(net, sentences, held, settings, learning)
-    if not overwrite and _is_finished(out, run):
+    if not overwrite and _is_finished(out, lambda: run_of(net, sentences, held, settings, learning)):
         before = net.memory
         net = load_model(str(out), device)
         if not memory or len(net.memory):
@@ -199,8 +198,8 @@ def _new_model(encoder: str, types: Sequence[str], seed: int, device: str, label
         return MetaNER.from_encoder(encoder, types, seed=seed, label_all_pieces=label_all_pieces).to(device)
 
 
-def _is_finished(out: Path, run: dict[str, Any]) -> bool:
-    """Whether the folder holds this run, finished.
+def _is_finished(out: Path, run: Callable[[], dict[str, Any]]) -> bool:
+    """Whether the folder holds this run, finished; what it does is asked for only if there is one to compare it with.
 
     Raises:
         SettingError: if it holds another one.
@@ -211,9 +210,10 @@ def _is_finished(out: Path, run: dict[str, Any]) -> bool:
     report = out / REPORT
     if not report.exists() or (out / CHECKPOINT).exists():
         return False
+    wanted = run()
     try:
         content = json.loads(report.read_text(encoding="utf-8"))
-        differing = differing_settings(content["run"], run)
+        differing = differing_settings(content["run"], wanted)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelFileError(f"{report} is damaged ({error}): give another --out, or --overwrite") from None
     if differing:

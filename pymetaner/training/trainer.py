@@ -114,7 +114,7 @@ def train(
         objective = MetaObjective(model, labelled, tag_ids, settings, meta)
     optimizer = _optimizer(parameters.values(), objective.parameters.values(), settings)
     parameters |= objective.parameters
-    run = run_of(model, labelled, dev, settings, meta)
+    run = _run(model, windows, tag_ids, dev, settings, meta)
     state = TrainingState(folder, parameters, optimizer, run)
     step = state.restore()
     started_at = step
@@ -178,7 +178,17 @@ def run_of(
     """
     labelled = [sentence for sentence in sentences if sentence.tags]
     tag_ids = [model.labels.encode(sentence.tags or ()) for sentence in labelled]
-    windows = model.words.windows(labelled)
+    return _run(model, model.words.windows(labelled), tag_ids, dev, settings, meta)
+
+
+def _run(
+    model: MetaNER,
+    windows: Sequence[Window],
+    tag_ids: Sequence[Sequence[int]],
+    dev: Sequence[Sentence] | None,
+    settings: TrainSettings,
+    meta: MetaSettings | None,
+) -> dict[str, Any]:
     moving = adapted_parameters(model.network, model.settings.freeze_layers)
     run = {
         **asdict(settings),
