@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from numbers import Integral, Real
+from typing import Any
 
 from pymetaner.errors import SettingError
 
-__all__ = ["number", "one_of", "several", "step_sizes", "truth", "whole"]
+__all__ = ["LARGEST_SEED", "keep", "number", "one_of", "several", "step_sizes", "truth", "whole"]
 
 LARGEST_SEED = 2**32 - 1
+
+
+def keep(settings: object, check: Callable[..., object], *names: str, **bounds: Any) -> None:
+    """Puts what a check gives in the place of some fields of a frozen dataclass.
+
+    Raises:
+        SettingError: if one does not pass.
+    """
+    for name in names:
+        object.__setattr__(settings, name, check(name, getattr(settings, name), **bounds))
 
 
 def whole(name: str, value: object, least: int = 0, most: int | None = None, *, or_else: str = "") -> int:

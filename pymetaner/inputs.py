@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import TypeAlias
 
 from pymetaner.errors import InputError
-from pymetaner.sentence import Sentence
+from pymetaner.sentence import Sentence, is_text
 from pymetaner.words import regroup, sentence_from_text
 
 __all__ = ["Taggable", "as_sentences"]
@@ -42,7 +42,7 @@ def _sentence(item: object, where: str) -> Sentence:
     for i, token in enumerate(tokens):
         if not isinstance(token, str):
             raise InputError(f"{where}, token {i}: {token!r} is a {type(token).__name__}, expected a string")
-        if any("\ud800" <= character <= "\udfff" for character in token):
+        if not is_text(token):
             raise InputError(
                 f"{where}, token {i}: {token!r} has a lone surrogate, which is not text: decode it properly"
             )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
-from pymetaner.checks import number, one_of, whole
+from pymetaner.checks import keep, number, one_of, whole
 from pymetaner.engine import FineTuning, InnerOptimizer, InnerStep
 from pymetaner.errors import SettingError
 from pymetaner.memory import Memory
@@ -42,7 +42,7 @@ class Learning:
                 f"memory is a {type(self.memory).__name__}: expected a Memory; Memory(model) makes one, to add to"
             )
         if self.k != "all":
-            object.__setattr__(self, "k", whole("k", self.k, or_else="'all'"))
+            keep(self, whole, "k", or_else="'all'")
         if (self.k == "all") != isinstance(self.inner, FineTuning):
             raise SettingError(f"k={self.k!r} with {self.inner}: expected a FineTuning with 'all', else an InnerStep")
         if self.k == "all" and self.exclude_self:
@@ -55,7 +55,7 @@ class Learning:
                 "k='all' fine-tunes one model for all sentences, which the loop over sentences cannot: leave engine out"
             )
         one_of("engine", self.engine, get_args(EngineName))
-        object.__setattr__(self, "knn", number("knn", self.knn, most=1))
+        keep(self, number, "knn", most=1)
 
 
 def learning_of(

@@ -8,7 +8,7 @@ from functools import cached_property
 
 from pymetaner.errors import DataError, LengthMismatchError, SpanError, TagError
 
-__all__ = ["Entity", "Sentence", "check_sentences"]
+__all__ = ["Entity", "Sentence", "check_sentences", "is_text"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +118,11 @@ class Sentence:
     def with_tags(self, tags: Iterable[str] | None) -> Sentence:
         """The same words with other tags."""
         return replace(self, tags=None if tags is None else tuple(tags))
+
+
+def is_text(token: str) -> bool:
+    """Whether a string can be written: a lone surrogate is no character."""
+    return not any("\ud800" <= character <= "\udfff" for character in token)
 
 
 def check_sentences(sentences: Iterable[Sentence]) -> list[Sentence]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from pymetaner.checks import one_of, step_sizes, whole
+from pymetaner.checks import keep, one_of, step_sizes, whole
 from pymetaner.errors import SettingError
 
 __all__ = ["Settings"]
@@ -49,8 +49,7 @@ class Settings:
         choices = {"pooling": ("mean", "cls"), "decoding": ("viterbi", "argmax"), "script": ("known", "given")}
         for name, options in choices.items():
             one_of(name, getattr(self, name), options)
-        for name in ("window", "overlap", "freeze_layers"):
-            object.__setattr__(self, name, whole(name, getattr(self, name)))
+        keep(self, whole, "window", "overlap", "freeze_layers")
         if not isinstance(self.lr, Mapping) or not self.lr.keys() <= STEP_SIZES.keys():
             raise SettingError(f"lr={self.lr!r}: expected the step sizes of some of {', '.join(STEP_SIZES)}, by name")
         rates = {name: step_sizes(f"lr[{name!r}]", rate) for name, rate in self.lr.items()}

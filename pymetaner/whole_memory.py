@@ -12,7 +12,7 @@ from pymetaner.learning import step_size
 from pymetaner.memory import Memory
 from pymetaner.memory.encoder import check_labelled
 from pymetaner.model import MetaNER
-from pymetaner.sentence import Sentence, check_sentences
+from pymetaner.sentence import Sentence
 
 __all__ = ["fine_tune", "model_of_memory"]
 
@@ -72,8 +72,7 @@ def fine_tune(
         if steps is None and lr is None and lambda_max is None and calibrated.get("k") == "all":
             steps, lr, lambda_max = (calibrated.get(name) for name in ("steps", "lr", "lambda_max"))
     else:
-        supports = added = check_sentences(labelled)
-        check_labelled(supports, model.types)
+        supports = added = check_labelled(labelled, model.types)
     how = FineTuning(step_size(model, lr, "adamw"), steps, lambda_max or 0.0, seed=seed)
     trained = fine_tuned_model(model, supports, how, Computation(precision=precision, progress=progress))
     trained.memory = memory.copy_for(trained)

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pymetaner.checks import LARGEST_SEED, number, step_sizes, whole
+from pymetaner.checks import LARGEST_SEED, keep, number, step_sizes, whole
 from pymetaner.engine.precision import computing_in
 from pymetaner.engine.reference import moving_copy
 from pymetaner.engine.task import Computation, InnerStep, Task, Work
@@ -70,13 +70,13 @@ class FineTuning:
 
     def __post_init__(self) -> None:
         if self.steps is not None:
-            object.__setattr__(self, "steps", whole("steps", self.steps, 1))
-        object.__setattr__(self, "lr", step_sizes("lr", self.lr))
-        object.__setattr__(self, "lambda_max", number("lambda_max", self.lambda_max))
-        object.__setattr__(self, "batch_size", whole("batch_size", self.batch_size, 1))
-        object.__setattr__(self, "mask_probability", number("mask_probability", self.mask_probability, most=1))
-        object.__setattr__(self, "interpolation", number("interpolation", self.interpolation, most=1, positive=True))
-        object.__setattr__(self, "seed", whole("seed", self.seed, most=LARGEST_SEED))
+            keep(self, whole, "steps", least=1)
+        keep(self, step_sizes, "lr")
+        keep(self, number, "lambda_max")
+        keep(self, whole, "batch_size", least=1)
+        keep(self, number, "mask_probability", most=1)
+        keep(self, number, "interpolation", most=1, positive=True)
+        keep(self, whole, "seed", most=LARGEST_SEED)
 
     def steps_on(self, windows: int) -> int:
         """How many steps are taken on so many windows."""

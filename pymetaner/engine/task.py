@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pymetaner.cache import FactorCache
-from pymetaner.checks import number, one_of, step_sizes, whole
+from pymetaner.checks import keep, number, one_of, step_sizes, whole
 from pymetaner.engine.precision import Precision, check_precision
 from pymetaner.errors import SettingError
 from pymetaner.sentence import Sentence
@@ -60,9 +60,9 @@ class InnerStep:
 
     def __post_init__(self) -> None:
         one_of("inner_optimizer", self.optimizer, get_args(InnerOptimizer))
-        object.__setattr__(self, "steps", whole("steps", self.steps, 1))
-        object.__setattr__(self, "lr", step_sizes("lr", self.lr))
-        object.__setattr__(self, "lambda_max", number("lambda_max", self.lambda_max))
+        keep(self, whole, "steps", least=1)
+        keep(self, step_sizes, "lr")
+        keep(self, number, "lambda_max")
 
     def rates(self, groups: Sequence[Collection[str]]) -> dict[str, float]:
         """The step size of every adapted module; modules that stand still are left out.
@@ -103,9 +103,9 @@ class Computation:
 
     def __post_init__(self) -> None:
         check_precision(self.precision)
-        object.__setattr__(self, "batch_size", whole("batch_size", self.batch_size, 1))
+        keep(self, whole, "batch_size", least=1)
         if self.memory_bytes is not None:
-            object.__setattr__(self, "memory_bytes", whole("memory_bytes", self.memory_bytes, 1))
+            keep(self, whole, "memory_bytes", least=1)
         if not isinstance(self.cache, FactorCache | None):
             raise SettingError(f"cache={self.cache!r}: expected a FactorCache, or None")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,14 +85,14 @@ class Bank:
         self._rows.keep(rows)
 
 
-def as_id(key: object) -> int:
+def as_id(key: Any) -> int:
     """The id that an integer of any kind is.
 
     Raises:
         InputError: if it is none: neither ``"2"`` nor 1.7 is an id.
     """
     try:
-        return operator.index(key)  # type: ignore[arg-type]  # which is what is tried
+        return operator.index(key)
     except TypeError:
         raise InputError(f"{key!r} is not an id: expected a whole number, as `ids` and `add` give them") from None
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
+from collections.abc import Iterable, Sequence, Set
 from typing import Protocol
 
 import numpy as np
@@ -17,7 +17,7 @@ from pymetaner.errors import (
     SettingError,
 )
 from pymetaner.memory.records import types_of
-from pymetaner.sentence import Sentence
+from pymetaner.sentence import Sentence, check_sentences
 
 __all__ = ["SentenceEncoder", "are_unit", "check_encoder", "check_interface", "check_labelled", "check_types", "embed"]
 
@@ -84,23 +84,22 @@ def are_unit(vectors: NDArray[np.float32]) -> NDArray[np.bool_]:
     return np.abs(squares - 1) <= 2 * UNIT_TOLERANCE  # false for NaN and infinity
 
 
-def check_labelled(sentences: Sequence[Sentence], types: Set[str]) -> None:
-    """Checks that every sentence has words and tags of these entity types.
+def check_labelled(sentences: Iterable[Sentence], types: Set[str]) -> list[Sentence]:
+    """The sentences as a list, each with words and tags of these entity types.
 
     Raises:
         DataError: if something is not a sentence, or is not labelled, or has words that are not text.
         EmptyDataError: if there is no sentence, or one has no word.
         LabelMismatchError: if an entity type is not among `types`.
     """
-    if not sentences:
+    found = check_sentences(sentences)
+    if not found:
         raise EmptyDataError("there is no sentence to add: give at least one")
     unknown: dict[str, int] = {}
-    for i, sentence in enumerate(sentences):
-        if not isinstance(sentence, Sentence):
-            raise DataError(f"item {i} is a {type(sentence).__name__}, expected a pymetaner.Sentence with tags")
+    for i, sentence in enumerate(found):
         if not sentence.words:
             raise EmptyDataError(f"sentence {i} has no word: leave it out")
-        if not all(isinstance(token, str) for token in (*sentence.words, *sentence.source)):
+        if not all(isinstance(token, str) for token in sentence.source):
             raise DataError(f"sentence {i} ({sentence.words!r:.60}) has words that are not strings: leave them out")
         if sentence.tags is None:
             raise DataError(f"sentence {i} ({sentence.text[:60]!r}) is not labelled: give it one tag a word")
@@ -110,9 +109,10 @@ def check_labelled(sentences: Sequence[Sentence], types: Set[str]) -> None:
         first = min(unknown.values())
         raise LabelMismatchError(
             f"the entity types {', '.join(sorted(unknown))} are not in the model's label scheme "
-            f"({', '.join(sorted(types))}); the first is in sentence {first} ({sentences[first].text[:60]!r}): "
+            f"({', '.join(sorted(types))}); the first is in sentence {first} ({found[first].text[:60]!r}): "
             "rename them, tag them 'O', or use a model trained with them"
         )
+    return found
 
 
 def check_encoder(encoder: SentenceEncoder, fingerprint: str, dim: int, place: str) -> None:

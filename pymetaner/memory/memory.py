@@ -18,7 +18,7 @@ from pymetaner.memory.encoder import SentenceEncoder, check_encoder, check_inter
 from pymetaner.memory.mirror import Mirror
 from pymetaner.memory.store import CALIBRATION, Store
 from pymetaner.readers import read
-from pymetaner.sentence import Sentence, check_sentences
+from pymetaner.sentence import Sentence, is_text
 from pymetaner.words import regroup as regrouped
 
 if TYPE_CHECKING:
@@ -156,10 +156,9 @@ class Memory(Contents):
             MemoryReadOnlyError: if the memory is open for reading only.
             SaveError: if the disk is full.
         """
-        if not isinstance(source, str) or not _is_text(source):
+        if not isinstance(source, str) or not is_text(source):
             raise SettingError(f"source is {source!r}: expected a string of whole characters, e.g. a file's name")
-        batch = [sentences] if isinstance(sentences, Sentence) else check_sentences(sentences)
-        check_labelled(batch, self.encoder.types)
+        batch = check_labelled([sentences] if isinstance(sentences, Sentence) else sentences, self.encoder.types)
         adopt(self._mirror)
         return add(self._mirror, batch, source, progress)
 
@@ -327,7 +326,3 @@ class Memory(Contents):
 def _name(path: str | os.PathLike[str]) -> str:
     """The name of a file, as text even where it is none."""
     return os.fsencode(Path(path).name).decode("utf-8", "replace")
-
-
-def _is_text(value: str) -> bool:
-    return not any("\ud800" <= character <= "\udfff" for character in value)

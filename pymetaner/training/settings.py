@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from pymetaner.checks import LARGEST_SEED, number, one_of, truth, whole
+from pymetaner.checks import LARGEST_SEED, keep, number, one_of, truth, whole
 from pymetaner.engine import InnerOptimizer, InnerStep, Precision
 from pymetaner.errors import SettingError
 from pymetaner.scoring import Scoring
@@ -63,15 +63,11 @@ class TrainSettings:
 
     def __post_init__(self) -> None:
         _check_choices(self)
-        for name in ("steps", "batch_size", "evaluate_every", "checkpoint_every"):
-            object.__setattr__(self, name, whole(name, getattr(self, name), 1))
-        for name in ("lr", "clip"):
-            object.__setattr__(self, name, number(name, getattr(self, name), positive=True))
-        for name in ("warmup", "mask_probability"):
-            object.__setattr__(self, name, number(name, getattr(self, name), most=1))
-        for name in ("weight_decay", "lambda_max"):
-            object.__setattr__(self, name, number(name, getattr(self, name)))
-        object.__setattr__(self, "seed", whole("seed", self.seed, most=LARGEST_SEED))
+        keep(self, whole, "steps", "batch_size", "evaluate_every", "checkpoint_every", least=1)
+        keep(self, number, "lr", "clip", positive=True)
+        keep(self, number, "warmup", "mask_probability", most=1)
+        keep(self, number, "weight_decay", "lambda_max")
+        keep(self, whole, "seed", most=LARGEST_SEED)
 
 
 @dataclass(frozen=True)
@@ -113,15 +109,14 @@ class MetaSettings:
     final_lr: float | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "k", whole("k", self.k, 1))
+        keep(self, whole, "k", least=1)
         _check_choices(self, but="optimizer")
         one_of("optimizer", self.optimizer, tuple(_INNER))
         for name in ("lr", "final_lr"):
             if isinstance(rate := getattr(self, name), tuple):
                 raise SettingError(f"{name}={rate!r}: expected a number; learn_rates=True learns one for each layer")
         one_of("order", self.order, (1, 2))
-        for name in ("learn_rates", "scheduled", "dropout"):
-            truth(name, getattr(self, name))
+        keep(self, truth, "learn_rates", "scheduled", "dropout")
         if self.final_lr is not None:
             if self.learn_rates:
                 raise SettingError(f"final_lr={self.final_lr!r} with learn_rates=True: expected one of them")
