@@ -37,6 +37,7 @@ def plan(tmp_path_factory):
         ks=(1, 2),
         texts=4,
         most=6,
+        source=12,
     )
 
 
@@ -49,7 +50,7 @@ def test_every_score_is_made_once(plan):
     assert set(ways) == {(lang, *way) for lang in ("es", "nl") for way in expected}
     assert all(line.keys() >= {"row", "seed", "lang", "adapted", "k", "f1", "dev_f1", "commit"} for line in lines)
     for line in lines:
-        counts = np.load(plan.out / "full-95" / f"{line['lang']}-{line['memory']}-{line['k']}.npy")
+        counts = np.load(plan.out / "full-95" / f"{line['lang']}-{line['memory']}-{line['k']}-6.npy")
         correct, predicted, labelled = counts.sum(0)
         assert line["f1"] == pytest.approx(200 * correct / (predicted + labelled), abs=1e-3)
     before = plan.results.read_text()
@@ -60,8 +61,7 @@ def test_every_score_is_made_once(plan):
     assert {line["lang"] for line in records.lines(plan.results)} == {"es", "nl", "de"}
 
 
-def test_the_table_has_what_was_written_down(tmp_path, monkeypatch):
-    monkeypatch.setattr(table, "DOCS", tmp_path)
+def test_the_table_has_what_was_written_down(tmp_path):
     results = tmp_path / "paper.jsonl"
     for seed, f1 in ((95, 60.0), (495, 62.0)):
         for lang in runs.TEST:
@@ -70,10 +70,23 @@ def test_the_table_has_what_was_written_down(tmp_path, monkeypatch):
     (tmp_path / "results.md").write_text(
         "# Results\n\nbefore\n\n<!-- table: python -m benchmarks.paper -->\nold\n<!-- end of table -->\nafter\n"
     )
-    table.write_table(results, tmp_path / "runs")
+    table.write_table(results, tmp_path / "runs", tmp_path / "results.md")
     page = (tmp_path / "results.md").read_text()
     assert "| base | 61.00 ± 1.41 (2) |" in page and "before" in page and "after" in page and "old" not in page
     assert "76.75" in page  # the paper's own beside it
+
+
+def test_the_number_of_supports_has_a_table_of_its_own(tmp_path):
+    results = tmp_path / "paper.jsonl"
+    for k, f1 in ((0, 60.0), (1, 60.5), (2, 59.0)):
+        memory = "english" if k else None
+        note = {"row": "full", "seed": 95, "lang": "nl", "memory": memory, "k": k, "sentences": 250}
+        records.append(results, {**note, "f1": f1})
+    table.write_table(results, tmp_path / "runs", tmp_path / "page.md")
+    page = (tmp_path / "page.md").read_text()
+    assert "| full, adapted on K english over plain, 250 test sentences | 1 | 2 |\n|---|---|---|\n" in page
+    assert "| nl | +0.50 (1) | -1.00 (1) |" in page
+    assert "60.00" not in page  # which is not a score of the whole test set
 
 
 def test_the_table_of_memories_tells_how_much_of_the_gap_is_closed(tmp_path, monkeypatch):

@@ -2,6 +2,8 @@
 
 Trains every row of the paper's table on conll2003/en with each seed, scores it on the target languages, appends each
 score to benchmarks/results/paper.jsonl and writes docs/results.md. Stopped at any moment, it goes on where it was.
+`--quick` makes it small, in a folder of its own, and leaves these two files alone. `--sentences N` scores the models
+on N test sentences of each language, which the table of many K is made from.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import typer
 from rich.console import Console
 
 from benchmarks.paper.runs import ROWS, TEST, Plan, run, run_apart
-from benchmarks.paper.table import write_table
+from benchmarks.paper.table import DOCS, write_table
 
 HERE = Path(__file__).parent.parent
 SEEDS = (95, 495, 539, 667, 806)
@@ -34,7 +36,9 @@ def main(
     languages: Annotated[str, typer.Option("--languages")] = ",".join(TEST),
     ks: Annotated[str, typer.Option("--ks", help="English supports for the row full; none if empty")] = "1,2,4,8,16",
     steps: Annotated[int, typer.Option("--steps", help="of training")] = 1200,
-    quick: Annotated[bool, typer.Option("--quick", help="one seed, 300 steps, 500 test sentences, K=2")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="one seed, 300 steps, 500 test sentences, K=2; in OUT/quick")
+    ] = False,
     most: Annotated[
         int | None, typer.Option("--sentences", help="test sentences of a language; all if not given")
     ] = None,
@@ -44,6 +48,10 @@ def main(
     table_only: Annotated[bool, typer.Option("--table", help="only write docs/results.md")] = False,
 ) -> None:
     """Runs what is missing and writes the table."""
+    page = DOCS / "results.md"
+    if quick:
+        out, most = out / "quick", most or 500
+        results, page = out / "paper.jsonl", out / "results.md"
     if not table_only:
         if not encoder:
             raise typer.BadParameter("give an encoder's folder or hub id with --encoder")
@@ -57,7 +65,8 @@ def main(
             languages=tuple(languages.split(",")),
             ks=(2,) if quick else tuple(map(int, ks.split(",") if ks else ())),
             texts=texts,
-            most=most or (500 if quick else None),
+            most=most,
+            source=2000 if quick else None,
         )
         # Rows that learn to adapt take longest, so they come first.
         chosen = sorted(rows.split(","), key=lambda row: not ROWS[row][1])
@@ -73,7 +82,8 @@ def main(
                 for future in as_completed(started):
                     future.result()
                     Console().print(*started[future])
-    write_table(results, out)
+    write_table(results, out, page, most if quick else None)
+    Console().print(f"the table is in {page}")
 
 
 if __name__ == "__main__":

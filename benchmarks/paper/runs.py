@@ -73,7 +73,9 @@ class Plan:
         languages: which of `TEST`.
         ks: how many English supports are tried with the row `full`; 2 with the others, or none.
         texts: how many of the target language each model trains itself on, spread over the set; 0 for none.
-        most: the most test sentences of a language (and four times as many English ones); None for all.
+        most: test sentences of a language, spread over the set; None for all.
+        source: English sentences to train on, spread over the set, and a quarter as many to pick the best weights by;
+            None for all.
     """
 
     encoder: str
@@ -86,6 +88,7 @@ class Plan:
     ks: tuple[int, ...]
     texts: int = 1000
     most: int | None = None
+    source: int | None = None
 
     @property
     def precision(self) -> Precision:
@@ -101,8 +104,8 @@ def run(plan: Plan, row: str, seed: int) -> None:
         model = MetaNER.from_encoder(plan.encoder, TYPES, seed=seed).to(plan.device)
         look = max(1, plan.steps // 3)
         settings = TrainSettings(steps=plan.steps, seed=seed, evaluate_every=look, precision=plan.precision, **changed)
-        source = sentences(plan.data / "conll2003/en/train.txt")[: plan.most and 4 * plan.most]
-        dev = sentences(plan.data / "conll2003/en/dev.txt")[: plan.most]
+        source = spread(sentences(plan.data / "conll2003/en/train.txt"), plan.source)
+        dev = spread(sentences(plan.data / "conll2003/en/dev.txt"), plan.source and plan.source // 4)
         meta = MetaSettings() if is_meta else None
         train(model, source, folder, dev=dev, settings=settings, meta=meta)
     model = MetaNER.from_pretrained(folder, device=plan.device)
@@ -113,22 +116,23 @@ def run(plan: Plan, row: str, seed: int) -> None:
 
 def score_all(plan: Plan, model: MetaNER, note: dict[str, Any], folder: Path) -> None:
     """Scores a model plain, adapted on English supports, and self-trained on text of each language."""
-    done = known(plan.results)
+    done = known(plan.results, plan.most)
     ks = plan.ks if note["row"] == "full" else plan.ks and (2,)
     ways: list[Way] = [(None, 0), *(("english", k) for k in ks)]
     if plan.texts:
         ways.append(("unlabelled", "all"))
     for language in plan.languages:
         missing = [way for way in ways if (note["row"], note["seed"], language, *way) not in done]
-        test = sentences(plan.data / TEST[language])[: plan.most] if missing else []
+        test = spread(sentences(plan.data / TEST[language]), plan.most) if missing else []
         for way in missing:
             found, how = evaluated(plan, model, language, way, test)
             counts = sentence_counts(found.gold, found.adapted_tags)
             correct, predicted, labelled = (int(total) for total in counts.sum(0))
             memory, k = way
-            np.save(folder / f"{language}-{memory}-{k}.npy", counts)
+            np.save(folder / counts_file(language, way, plan.most), counts)
             f1 = round(200 * correct / max(1, predicted + labelled), 3)
             line = {**note, "lang": language, "adapted": memory is not None, "memory": memory, "k": k, "f1": f1}
+            line |= {} if plan.most is None else {"sentences": plan.most}
             append(plan.results, {**line, **how, "commit": commit()})
 
 
@@ -146,7 +150,7 @@ def evaluated(
         return found, {"texts": len(texts)}
     if not len(model.memory):
         source = [sentence for sentence in sentences(plan.data / "conll2003/en/train.txt") if sentence.words]
-        model.memory.add(source[: plan.most and 4 * plan.most])
+        model.memory.add(spread(source, plan.source))
     inner = inner_step(model, None, 1, "sgd")
     found = evaluate(
         model,
@@ -159,9 +163,21 @@ def evaluated(
     return found, {"lr": inner.lr, "steps": inner.steps, "supports": len(model.memory)}
 
 
-def known(results: Path) -> set[tuple[Any, ...]]:
-    """(row, seed, language, memory, k) of every line."""
-    return {(line["row"], line["seed"], line["lang"], line.get("memory"), line["k"]) for line in lines(results)}
+def scored(results: Path, most: int | None) -> list[dict[str, Any]]:
+    """The lines for so many test sentences of a language; None for whole test sets."""
+    return [line for line in lines(results) if line.get("sentences") == most]
+
+
+def known(results: Path, most: int | None) -> set[tuple[Any, ...]]:
+    """(row, seed, language, memory, k) of every such line."""
+    found = scored(results, most)
+    return {(line["row"], line["seed"], line["lang"], line.get("memory"), line["k"]) for line in found}
+
+
+def counts_file(language: str, way: Way, most: int | None) -> str:
+    """The file, in a model's folder, of the counts of each test sentence."""
+    memory, k = way
+    return f"{language}-{memory}-{k}.npy" if most is None else f"{language}-{memory}-{k}-{most}.npy"
 
 
 def sentences(path: Path) -> list[Sentence]:

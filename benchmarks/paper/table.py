@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.paper.runs import ROWS, TEST
+from benchmarks.paper.runs import ROWS, TEST, counts_file, scored
 from benchmarks.records import append, lines, put
 from pymetaner.learning import SupportCount
 
@@ -25,13 +25,46 @@ Way = tuple[str, str | None, SupportCount]  # row, memory, k
 Scores = dict[Way, dict[str, dict[int, float]]]  # -> language -> seed -> F1
 
 
-def write_table(results: Path, runs: Path) -> None:
-    """Writes docs/results.md's tables; the text around them stays."""
+def write_table(results: Path, runs: Path, page: Path, most: int | None = None) -> None:
+    """Writes a page's tables of the scores on so many test sentences, None for all; the text around them stays."""
+    scores = _scores(results, most)
+    compare(results.with_name("paper_bootstrap.jsonl"), runs, scores, most)
+    put(page, "python -m benchmarks.paper", _table(scores) + _tests(results) + _by_k(results))
+
+
+def _scores(results: Path, most: int | None) -> Scores:
     scores: Scores = defaultdict(lambda: defaultdict(dict))
-    for line in lines(results):
+    for line in scored(results, most):
         scores[line["row"], line.get("memory"), line["k"]][line["lang"]][line["seed"]] = line["f1"]
-    compare(results.with_name("paper_bootstrap.jsonl"), runs, scores)
-    put(DOCS / "results.md", "python -m benchmarks.paper", _table(scores) + _tests(results))
+    return scores
+
+
+def _by_k(results: Path) -> str:
+    """What adapting on K English supports changes, where several K were scored on the same test sentences."""
+    table = []
+    for most in sorted({line.get("sentences") for line in lines(results)}, key=lambda most: most or 0):
+        scores = _scores(results, most)
+        for row in ROWS:
+            ks = [k for memory, k in _ways(scores, row) if memory == "english"]
+            if len(ks) < 2:
+                continue
+            many = "whole test sets" if most is None else f"{most} test sentences"
+            table += ["", f"| {row}, adapted on K english over plain, {many} | " + " | ".join(map(str, ks)) + " |"]
+            table += ["|---|" + "---|" * len(ks)]
+            plain = scores[row, None, 0]
+            for language in TEST:
+                gains = [_gains(scores[row, "english", k][language], plain[language]) for k in ks]
+                if any(gains):
+                    table.append(f"| {language} | " + " | ".join(map(_gain_cell, gains)) + " |")
+    return "\n".join([*table, ""]) if table else ""
+
+
+def _gains(ours: dict[int, float], theirs: dict[int, float]) -> list[float]:
+    return [ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys())]
+
+
+def _gain_cell(gains: list[float]) -> str:
+    return f"{statistics.mean(gains):+.2f} ({len(gains)})" if gains else ""
 
 
 def _table(scores: Scores) -> str:
@@ -72,7 +105,7 @@ def _cell(values: list[float]) -> str:
 # ---- paired bootstrap ----
 
 
-def compare(file: Path, runs: Path, scores: Scores) -> None:
+def compare(file: Path, runs: Path, scores: Scores, most: int | None) -> None:
     """Appends a paired bootstrap of each row against base, and adapted against plain, where counts are at hand."""
     pairs: list[tuple[Way, Way]] = [((row, None, 0), ("base", None, 0)) for row in ROWS if row != "base"]
     pairs += [(way, (way[0], None, 0)) for way in list(scores) if way[1] is not None]
@@ -86,7 +119,7 @@ def compare(file: Path, runs: Path, scores: Scores) -> None:
             continue
         paths = {
             lang: [
-                (runs / f"{row}-{seed}" / f"{lang}-{memory}-{k}.npy")
+                (runs / f"{row}-{seed}" / counts_file(lang, (memory, k), most))
                 for seed in seeds[lang]
                 for row, memory, k in (ours, theirs)
             ]
