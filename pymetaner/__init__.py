@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pymetaner.adaptation import adapt, predict
+    from pymetaner.averaging import average
     from pymetaner.cache import FactorCache
     from pymetaner.calibration import Calibration, calibrate
     from pymetaner.default import default_model
@@ -52,6 +53,7 @@ _HOMES = {
     "Support": "result",
     "TrainSettings": "training",
     "adapt": "adaptation",
+    "average": "averaging",
     "calibrate": "calibration",
     "cosine_topk": "ops",
     "default_model": "default",
@@ -85,6 +87,7 @@ __all__ = [
     "TrainSettings",
     "__version__",
     "adapt",
+    "average",
     "calibrate",
     "cosine_topk",
     "default_model",

@@ -9,6 +9,7 @@ on N test sentences of each language, which the table of many K is made from.
 from __future__ import annotations
 
 import multiprocessing
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Annotated
@@ -17,7 +18,7 @@ import torch
 import typer
 from rich.console import Console
 
-from benchmarks.paper.runs import ROWS, TEST, Plan, run, run_apart
+from benchmarks.paper.runs import AVERAGED, ROWS, TEST, Plan, run, run_apart
 from benchmarks.paper.table import DOCS, write_table
 
 HERE = Path(__file__).parent.parent
@@ -32,7 +33,7 @@ def main(
     out: Annotated[Path, typer.Option("--out", help="folder of models and counts")] = Path("runs/paper"),
     results: Annotated[Path, typer.Option("--results", help="file of the scores")] = HERE / "results" / "paper.jsonl",
     seeds: Annotated[int, typer.Option("--seeds", min=1, max=len(SEEDS))] = 5,
-    rows: Annotated[str, typer.Option("--rows", help="with commas between them")] = ",".join(ROWS),
+    rows: Annotated[str, typer.Option("--rows", help="with commas between them")] = ",".join((*ROWS, AVERAGED)),
     languages: Annotated[str, typer.Option("--languages")] = ",".join(TEST),
     ks: Annotated[str, typer.Option("--ks", help="English supports for the row full; none if empty")] = "1,2,4,8,16",
     steps: Annotated[int, typer.Option("--steps", help="of training")] = 1200,
@@ -68,22 +69,28 @@ def main(
             most=most,
             source=2000 if quick else None,
         )
-        # Rows that learn to adapt take longest, so they come first.
-        chosen = sorted(rows.split(","), key=lambda row: not ROWS[row][1])
-        wanted = [(row, seed) for row in chosen for seed in SEEDS[: 1 if quick else seeds]]
-        if jobs == 1:
-            for row, seed in wanted:
-                run(plan, row, seed)
-        else:
-            spawn = multiprocessing.get_context("spawn")
-            threads = max(1, torch.get_num_threads() // jobs)
-            with ProcessPoolExecutor(jobs, mp_context=spawn) as pool:
-                started = {pool.submit(run_apart, threads, plan, *job): job for job in wanted}
-                for future in as_completed(started):
-                    future.result()
-                    Console().print(*started[future])
+        # Rows that learn to adapt take longest, so they come first; means of the others come last.
+        chosen = sorted(rows.split(","), key=lambda row: row == AVERAGED or not ROWS[row][1])
+        run_all(plan, [row for row in chosen if row != AVERAGED], SEEDS[: 1 if quick else seeds], jobs)
+        run_all(plan, [row for row in chosen if row == AVERAGED], SEEDS[: 1 if quick else seeds], jobs)
     write_table(results, out, page, most if quick else None)
     Console().print(f"the table is in {page}")
+
+
+def run_all(plan: Plan, rows: Sequence[str], seeds: Sequence[int], jobs: int) -> None:
+    """Runs each row with each seed, so many side by side."""
+    wanted = [(row, seed) for row in rows for seed in seeds]
+    if jobs == 1:
+        for row, seed in wanted:
+            run(plan, row, seed)
+        return
+    spawn = multiprocessing.get_context("spawn")
+    threads = max(1, torch.get_num_threads() // jobs)
+    with ProcessPoolExecutor(jobs, mp_context=spawn) as pool:
+        started = {pool.submit(run_apart, threads, plan, *job): job for job in wanted}
+        for future in as_completed(started):
+            future.result()
+            Console().print(*started[future])
 
 
 if __name__ == "__main__":

@@ -20,12 +20,14 @@ from pymetaner import (
     MetaSettings,
     Sentence,
     TrainSettings,
+    average,
     evaluate,
     read,
     self_train,
     train,
 )
 from pymetaner.engine import Precision
+from pymetaner.files import CHECKPOINT, REPORT, write_atomically
 from pymetaner.learning import Learning, SupportCount, inner_step
 from pymetaner.scoring import sentence_counts
 from pymetaner.words import regroup
@@ -55,6 +57,9 @@ ROWS: dict[str, tuple[dict[str, Any], bool]] = {  # settings that differ from th
     "meta": (PLAIN_LOSS, True),
     "full": ({}, True),
 }
+AVERAGED = "averaged"
+"""The row of the mean of the weights of `MEMBERS`, which start from one and the same head."""
+MEMBERS = ("mask", "max", "mask+max", "full")
 Way = tuple[str | None, SupportCount]  # what is learned from: nothing, "english", "unlabelled"; and how much of it
 MEMORY_BYTES = 4 << 30  # for a batch: several runs may share a GPU
 
@@ -98,20 +103,41 @@ class Plan:
 
 def run(plan: Plan, row: str, seed: int) -> None:
     """Trains the model of a row and seed, unless that is done, and appends the scores that are not there yet."""
+    folder = averaged(plan, seed) if row == AVERAGED else trained(plan, row, seed)
+    model = MetaNER.from_pretrained(folder, device=plan.device)
+    model.cache = FactorCache(0)  # the supports of a test set are too many to keep, and met once
+    dev_f1 = json.loads((folder / REPORT).read_text())["best_f1"]
+    score_all(plan, model, {"row": row, "seed": seed, "dev_f1": dev_f1}, folder)
+
+
+def trained(plan: Plan, row: str, seed: int) -> Path:
+    """The folder of a trained model."""
     folder = plan.out / f"{row}-{seed}"
     changed, is_meta = ROWS[row]
-    if not (folder / "training.json").exists() or (folder / "checkpoint.safetensors").exists():
+    if not (folder / REPORT).exists() or (folder / CHECKPOINT).exists():
         model = MetaNER.from_encoder(plan.encoder, TYPES, seed=seed).to(plan.device)
         look = max(1, plan.steps // 3)
         settings = TrainSettings(steps=plan.steps, seed=seed, evaluate_every=look, precision=plan.precision, **changed)
         source = spread(sentences(plan.data / "conll2003/en/train.txt"), plan.source)
-        dev = spread(sentences(plan.data / "conll2003/en/dev.txt"), plan.source and plan.source // 4)
         meta = MetaSettings() if is_meta else None
-        train(model, source, folder, dev=dev, settings=settings, meta=meta)
-    model = MetaNER.from_pretrained(folder, device=plan.device)
-    model.cache = FactorCache(0)  # the supports of a test set are too many to keep, and met once
-    dev_f1 = json.loads((folder / "training.json").read_text())["best_f1"]
-    score_all(plan, model, {"row": row, "seed": seed, "dev_f1": dev_f1}, folder)
+        train(model, source, folder, dev=english_dev(plan), settings=settings, meta=meta)
+    return folder
+
+
+def averaged(plan: Plan, seed: int) -> Path:
+    """The folder of the mean of `MEMBERS`."""
+    folder = plan.out / f"{AVERAGED}-{seed}"
+    if not (folder / REPORT).exists():
+        model = average([MetaNER.from_pretrained(trained(plan, row, seed), device=plan.device) for row in MEMBERS])
+        model.save_pretrained(folder)
+        dev_f1 = evaluate(model, english_dev(plan), batch_size=64, precision=plan.precision).plain.f1
+        write_atomically(folder / REPORT, json.dumps({"mean of": MEMBERS, "best_f1": dev_f1}).encode())
+    return folder
+
+
+def english_dev(plan: Plan) -> Sequence[Sentence]:
+    """What picks the best weights."""
+    return spread(sentences(plan.data / "conll2003/en/dev.txt"), plan.source and plan.source // 4)
 
 
 def score_all(plan: Plan, model: MetaNER, note: dict[str, Any], folder: Path) -> None:
@@ -145,8 +171,9 @@ def evaluated(
         return evaluate(model, test, batch_size=256, precision=plan.precision), {}
     if memory == "unlabelled":
         texts = unlabelled(plan.data / UNLABELLED[language], plan.texts)
-        trained = self_train(model, texts, precision=plan.precision)
-        found = evaluate(trained, test, batch_size=256, precision=plan.precision)
+        found = evaluate(
+            self_train(model, texts, precision=plan.precision), test, batch_size=256, precision=plan.precision
+        )
         return found, {"texts": len(texts)}
     if not len(model.memory):
         source = [sentence for sentence in sentences(plan.data / "conll2003/en/train.txt") if sentence.words]

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.paper.runs import ROWS, TEST, counts_file, scored
+from benchmarks.paper.runs import AVERAGED, MEMBERS, ROWS, TEST, counts_file, scored
 from benchmarks.records import append, lines, put
 from pymetaner.learning import SupportCount
 
@@ -21,6 +21,7 @@ PUBLISHED = {
     "mBERT, Meta-Cross (Wu et al. 2020)": (76.75, 80.44, 73.16, 55.30, 77.89),
     "UniTrans (Wu et al. 2020b): translation, unlabelled target text": (79.31, 82.90, 74.82, None, None),
 }
+ALL_ROWS = (*ROWS, AVERAGED)
 Way = tuple[str, str | None, SupportCount]  # row, memory, k
 Scores = dict[Way, dict[str, dict[int, float]]]  # -> language -> seed -> F1
 
@@ -44,7 +45,7 @@ def _by_k(results: Path) -> str:
     table = []
     for most in sorted({line.get("sentences") for line in lines(results)}, key=lambda most: most or 0):
         scores = _scores(results, most)
-        for row in ROWS:
+        for row in ALL_ROWS:
             ks = [k for memory, k in _ways(scores, row) if memory == "english"]
             if len(ks) < 2:
                 continue
@@ -69,7 +70,7 @@ def _gain_cell(gains: list[float]) -> str:
 
 def _table(scores: Scores) -> str:
     table = ["| row | " + " | ".join(TEST) + " | mean |", "|---|" + "---|" * (len(TEST) + 1)]
-    order = [(row, memory, k) for row in ROWS for memory, k in _ways(scores, row)]
+    order = [(row, memory, k) for row in ALL_ROWS for memory, k in _ways(scores, row)]
     for row, memory, k in order:
         found = scores[row, memory, k]
         name = _name((row, memory, k))
@@ -107,9 +108,10 @@ def _cell(values: list[float]) -> str:
 
 def compare(file: Path, runs: Path, scores: Scores, most: int | None) -> None:
     """Appends a paired bootstrap of each row against base, and adapted against plain, where counts are at hand."""
-    pairs: list[tuple[Way, Way]] = [((row, None, 0), ("base", None, 0)) for row in ROWS if row != "base"]
+    pairs: list[tuple[Way, Way]] = [((row, None, 0), ("base", None, 0)) for row in ALL_ROWS if row != "base"]
     pairs += [(way, (way[0], None, 0)) for way in list(scores) if way[1] is not None]
     pairs += [(way, ("base", None, 0)) for way in list(scores) if way[1] == "unlabelled" and way[0] != "base"]
+    pairs += [((AVERAGED, None, 0), (row, None, 0)) for row in MEMBERS]
     for ours, theirs in pairs:
         done = {(tuple(line["row"]), tuple(line["against"])) for line in lines(file)}
         if (ours, theirs) in done:

@@ -10,6 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from pymetaner.cli.adapting import adapt, predict
+from pymetaner.cli.averaging import average
 from pymetaner.cli.demo import demo
 from pymetaner.cli.evaluating import evaluate
 from pymetaner.cli.extending import extend
@@ -89,6 +90,7 @@ app.command()(evaluate)
 app.command()(train)
 app.command("fine-tune")(fine_tune)
 app.command("self-train")(self_train)
+app.command()(average)
 app.command()(extend)
 app.add_typer(memory_app, name="memory")
 app.command()(info)

@@ -98,6 +98,10 @@ def train(
     evaluate_every: Annotated[int, _option("Steps between two looks at the dev files.", _RUN, min=1)] = 300,
     checkpoint_every: Annotated[int, _option("Steps between two checkpoints.", _RUN, min=1)] = 100,
     seed: Annotated[int, _option("Fixes everything that is random.", _RUN)] = 95,
+    head_seed: Annotated[
+        int | None,
+        _option("Fixes the new head; --seed if not given. `pymetaner average` wants one and the same.", _START),
+    ] = None,
     meta: Annotated[
         bool, _option("Learn to adapt: each sentence is a task, its neighbours its supports.", _META, "--meta")
     ] = False,
@@ -161,7 +165,9 @@ def train(
     names = chosen_types(types, corpora)
 
     if encoder is not None:
-        net = _new_model(encoder, names, seed, device, label_all_pieces or preset is not None)
+        net = _new_model(
+            encoder, names, seed if head_seed is None else head_seed, device, label_all_pieces or preset is not None
+        )
     else:
         net = load_model(model, device)
     own = wu2020.as_official(net.settings) if preset is not None else net.settings

@@ -239,20 +239,21 @@ class Memory(Contents):
         return self.add(sentences, source=_name(path) if source is None else source, progress=progress)
 
     def copy_for(self, encoder: SentenceEncoder, *, calibration: bool = False) -> Memory:
-        """A memory in RAM with the same sentences for an encoder that gives the same vectors; changes stay apart.
+        """A memory in RAM with the same sentences for an encoder; changes stay apart.
+
+        They are embedded anew if the encoder gives other vectors.
 
         Args:
             encoder: the encoder.
             calibration: copy it too; it was found for all the weights of this memory's encoder.
 
         Raises:
-            EncoderMismatchError: if the encoder gives other vectors.
-            LabelMismatchError: if it does not know all of the entity types.
+            LabelMismatchError: if the encoder does not know all of the entity types.
         """
         with tempfile.TemporaryDirectory() as folder:
             copy = Path(folder) / "memory.sqlite"
             self.save(copy)
-            memory = Memory.load(encoder, copy)
+            memory = Memory.load(encoder, copy, rebuild=encoder.fingerprint != self.encoder.fingerprint)
         with self._mirror.locked() as own, memory._mirror.changing() as store:
             if not calibration:
                 store.write_note(CALIBRATION, None)

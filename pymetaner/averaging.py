@@ -1,0 +1,94 @@
+"""One model of several: the mean of their weights, which transfers better across languages than any of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from pymetaner.errors import LabelMismatchError, SettingError, UnsupportedModelError
+from pymetaner.model import MetaNER
+from pymetaner.network import adapted_modules, adapted_parameters, fingerprint_of, head_of, weight_sharing_copy
+
+__all__ = ["average"]
+
+_ALIKE = (
+    0.5  # cosine of two heads: 0.94 and more if they started as one, 0 within 0.02 if not (benchmarks/results/LOG.md)
+)
+
+
+def average(models: Sequence[MetaNER]) -> MetaNER:
+    """A new model whose weights are the mean of those of several (Wortsman et al. 2022); it costs no more than one.
+
+    Made for models of one encoder that were trained apart, with other seeds (``TrainSettings(seed=...)``), other
+    settings or other data, from the same start: ``MetaNER.from_encoder`` with one and the same seed. Across languages
+    the mean is better than any of them, more so than the mean over the course of one training run (Schmidt et al.
+    2023; docs/results.md).
+
+    The new model has the settings of the first one and a copy of its memory, in RAM, without its calibration. Frozen
+    weights are shared with the first one.
+
+    Args:
+        models: one or more; nothing of them is changed.
+
+    Raises:
+        SettingError: if there is none, or something is not a model.
+        LabelMismatchError: if they do not have the same tags.
+        UnsupportedModelError: if they are not of one encoder, with the same frozen layers, or their heads did not start
+            as one.
+
+    Example:
+        >>> mean = pymetaner.average([first, second, third])  # doctest: +SKIP
+        >>> mean.save_pretrained("mean")  # doctest: +SKIP
+    """
+    if isinstance(models, MetaNER) or not all(isinstance(model, MetaNER) for model in models) or not len(models):
+        raise SettingError(f"{models!r:.60}: expected a list of one or more models")
+    first = models[0]
+    for i, model in enumerate(models):
+        _check_alike(first, model, f"model {i}")
+    frozen = first.settings.freeze_layers
+    network = weight_sharing_copy(first.network, own=adapted_modules(first.network, frozen).values())
+    with torch.no_grad():
+        every = [adapted_parameters(model.network, frozen) for model in models]
+        for name, weight in adapted_parameters(network, frozen).items():
+            total = sum((weights[name].to(weight.device, torch.float64) for weights in every), torch.zeros(()))
+            weight.copy_(total / len(models))
+    averaged = MetaNER(network, first.tokenizer, labels=first.labels, settings=first.settings)
+    if len(first.memory):
+        averaged.memory = first.memory.copy_for(averaged)
+    return averaged
+
+
+def _check_alike(first: MetaNER, model: MetaNER, name: str) -> None:
+    """Checks that two models can be averaged; `name` is what messages call the second one."""
+    if model.labels != first.labels:
+        raise LabelMismatchError(
+            f"{name} has the tags {', '.join(model.labels.tags)}, the first {', '.join(first.labels.tags)}: average "
+            "models with the same tags in the same order"
+        )
+    if model.settings.freeze_layers != first.settings.freeze_layers or _standing(model) != _standing(first):
+        raise UnsupportedModelError(
+            f"{name} has other frozen weights or another tokenizer than the first: average models that were trained "
+            "from one encoder with the same freeze_layers"
+        )
+    cosine = float(torch.cosine_similarity(_head(first), _head(model), dim=0))
+    if cosine < _ALIKE:
+        raise UnsupportedModelError(
+            f"the head of {name} has nothing in common with that of the first (cosine {cosine:.2f}), so that their "
+            "mean would tag badly: average models trained from MetaNER.from_encoder with one and the same seed"
+        )
+
+
+def _standing(model: MetaNER) -> tuple[object, ...]:
+    """What averaging leaves as it is: the frozen weights, the shapes of the others, the tokenizer."""
+    moving = adapted_parameters(model.network, model.settings.freeze_layers)
+    frozen = {name: tensor for name, tensor in model.network.state_dict().items() if name not in moving}
+    shapes = {name: tuple(weight.shape) for name, weight in moving.items()}
+    return fingerprint_of(frozen), shapes, model.tokenizer.get_vocab()
+
+
+def _head(model: MetaNER) -> Tensor:
+    """The matrices of the head, in one row."""
+    weights = [weight for module in head_of(model.network) for weight in module.parameters() if weight.dim() > 1]
+    return torch.cat([weight.detach().flatten().to("cpu", torch.float64) for weight in weights])
