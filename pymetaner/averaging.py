@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ _ALIKE = (
 )
 
 
-def average(models: Sequence[MetaNER]) -> MetaNER:
+def average(models: Iterable[MetaNER]) -> MetaNER:
     """A new model whose weights are the mean of those of several (Wortsman et al. 2022); it costs no more than one.
 
     Made for models of one encoder that were trained apart, with other seeds (``TrainSettings(seed=...)``), other
@@ -42,10 +42,12 @@ def average(models: Sequence[MetaNER]) -> MetaNER:
         >>> mean = pymetaner.average([first, second, third])  # doctest: +SKIP
         >>> mean.save_pretrained("mean")  # doctest: +SKIP
     """
-    if isinstance(models, MetaNER) or not all(isinstance(model, MetaNER) for model in models) or not len(models):
-        raise SettingError(f"{models!r:.60}: expected a list of one or more models")
+    models = list(models) if isinstance(models, Iterable) else []
+    if not models or not all(isinstance(model, MetaNER) for model in models):
+        given = ", ".join(type(model).__name__ for model in models) or "none"
+        raise SettingError(f"the models to average are {given}: expected a list of one or more MetaNER")
     first = models[0]
-    for i, model in enumerate(models):
+    for i, model in enumerate(models[1:], 1):
         _check_alike(first, model, f"model {i}")
     frozen = first.settings.freeze_layers
     network = weight_sharing_copy(first.network, own=adapted_modules(first.network, frozen).values())
