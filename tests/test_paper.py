@@ -8,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from tiny import CORPUS, TAGS, model_of, network_of, tokenizer_of
 
+from pymetaner import MetaNER
 from pymetaner.readers import write
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -59,6 +61,21 @@ def test_every_score_is_made_once(plan):
     runs.run(replace(plan, languages=("es", "de")), "full", 95)  # goes on with what is missing
     assert plan.results.read_text().startswith(before)
     assert {line["lang"] for line in records.lines(plan.results)} == {"es", "nl", "de"}
+
+
+def test_the_mean_of_rows_is_one_more_row(plan):
+    plan = replace(plan, languages=("es",), ks=(), texts=0, results=plan.results.with_name("averaged.jsonl"))
+    runs.run(plan, runs.AVERAGED, 95)
+    assert [(line["row"], line["lang"], line["memory"]) for line in records.lines(plan.results)] == [
+        ("averaged", "es", None)
+    ]
+    mean = MetaNER.from_pretrained(plan.out / "averaged-95")
+    members = [MetaNER.from_pretrained(plan.out / f"{row}-95").network for row in runs.MEMBERS]
+    bias = torch.stack([network.classifier.bias for network in members]).mean(0)
+    assert torch.allclose(mean.network.classifier.bias, bias)
+    before = (plan.out / "averaged-95" / "training.json").read_text()
+    runs.run(plan, runs.AVERAGED, 95)
+    assert (plan.out / "averaged-95" / "training.json").read_text() == before
 
 
 def test_the_table_has_what_was_written_down(tmp_path):
