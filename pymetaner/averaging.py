@@ -1,4 +1,4 @@
-"""One model of several: the mean of their weights, which transfers better across languages than any of them."""
+"""One model of several: the mean of their weights, which transfers better across languages."""
 
 from __future__ import annotations
 
@@ -13,18 +13,16 @@ from pymetaner.network import adapted_modules, adapted_parameters, fingerprint_o
 
 __all__ = ["average"]
 
-_ALIKE = (
-    0.5  # cosine of two heads: 0.94 and more if they started as one, 0 within 0.02 if not (benchmarks/results/LOG.md)
-)
+_ALIKE = 0.5
+"""Least cosine of two heads: it is 0.94 and more if they started as one, and 0 if not (benchmarks/results/LOG.md)."""
 
 
 def average(models: Iterable[MetaNER]) -> MetaNER:
     """A new model whose weights are the mean of those of several (Wortsman et al. 2022); it costs no more than one.
 
     Made for models of one encoder that were trained apart, with other seeds (``TrainSettings(seed=...)``), other
-    settings or other data, from the same start: ``MetaNER.from_encoder`` with one and the same seed. Across languages
-    the mean is better than any of them, more so than the mean over the course of one training run (Schmidt et al.
-    2023; docs/results.md).
+    settings or other data, from the same start: ``MetaNER.from_encoder`` with one and the same seed. Over several
+    languages without labels the mean is better than the best of them (Schmidt et al. 2023; docs/results.md).
 
     The new model has the settings of the first one and a copy of its memory, in RAM, without its calibration. Frozen
     weights are shared with the first one.
