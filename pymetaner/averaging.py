@@ -45,8 +45,7 @@ def average(models: Iterable[MetaNER]) -> MetaNER:
         given = ", ".join(type(model).__name__ for model in models) or "none"
         raise SettingError(f"the models to average are {given}: expected a list of one or more MetaNER")
     first = models[0]
-    for i, model in enumerate(models[1:], 1):
-        _check_alike(first, model, f"model {i}")
+    _check_alike(models)
     frozen = first.settings.freeze_layers
     network = weight_sharing_copy(first.network, own=adapted_modules(first.network, frozen).values())
     with torch.no_grad():
@@ -60,24 +59,28 @@ def average(models: Iterable[MetaNER]) -> MetaNER:
     return averaged
 
 
-def _check_alike(first: MetaNER, model: MetaNER, name: str) -> None:
-    """Checks that two models can be averaged; `name` is what messages call the second one."""
-    if model.labels != first.labels:
-        raise LabelMismatchError(
-            f"{name} has the tags {', '.join(model.labels.tags)}, the first {', '.join(first.labels.tags)}: average "
-            "models with the same tags in the same order"
-        )
-    if model.settings.freeze_layers != first.settings.freeze_layers or _standing(model) != _standing(first):
-        raise UnsupportedModelError(
-            f"{name} has other frozen weights or another tokenizer than the first: average models that were trained "
-            "from one encoder with the same freeze_layers"
-        )
-    cosine = float(torch.cosine_similarity(_head(first), _head(model), dim=0))
-    if cosine < _ALIKE:
-        raise UnsupportedModelError(
-            f"the head of {name} has nothing in common with that of the first (cosine {cosine:.2f}), so that their "
-            "mean would tag badly: average models trained from MetaNER.from_encoder with one and the same seed"
-        )
+def _check_alike(models: list[MetaNER]) -> None:
+    """Checks that models can be averaged: each of them with the first."""
+    first = models[0]
+    standing, head = _standing(first), _head(first)
+    for i, model in enumerate(models[1:], 1):
+        if model.labels != first.labels:
+            raise LabelMismatchError(
+                f"model {i} has the tags {', '.join(model.labels.tags)}, the first {', '.join(first.labels.tags)}: "
+                "average models with the same tags in the same order"
+            )
+        if model.settings.freeze_layers != first.settings.freeze_layers or _standing(model) != standing:
+            raise UnsupportedModelError(
+                f"model {i} has other frozen weights or another tokenizer than the first: average models that were "
+                "trained from one encoder with the same freeze_layers"
+            )
+        cosine = float(torch.cosine_similarity(head, _head(model), dim=0))
+        if cosine < _ALIKE:
+            raise UnsupportedModelError(
+                f"the head of model {i} has nothing in common with that of the first (cosine {cosine:.2f}), so that "
+                "their mean would tag badly: average models trained from MetaNER.from_encoder with one and the same "
+                "seed"
+            )
 
 
 def _standing(model: MetaNER) -> tuple[object, ...]:

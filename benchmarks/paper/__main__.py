@@ -70,9 +70,11 @@ def main(
             source=2000 if quick else None,
         )
         # Rows that learn to adapt take longest, so they come first; means of the others come last.
-        chosen = sorted(rows.split(","), key=lambda row: row == AVERAGED or not ROWS[row][1])
-        run_all(plan, [row for row in chosen if row != AVERAGED], SEEDS[: 1 if quick else seeds], jobs)
-        run_all(plan, [row for row in chosen if row == AVERAGED], SEEDS[: 1 if quick else seeds], jobs)
+        wanted, of_seeds = rows.split(","), SEEDS[: 1 if quick else seeds]
+        alone = [row for row in wanted if row != AVERAGED]
+        run_all(plan, sorted(alone, key=lambda row: not ROWS[row][1]), of_seeds, jobs)
+        if AVERAGED in wanted:
+            run_all(plan, [AVERAGED], of_seeds, jobs)
     write_table(results, out, page, most if quick else None)
     Console().print(f"the table is in {page}")
 
