@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -76,6 +77,19 @@ def test_the_mean_of_rows_is_one_more_row(plan):
     before = (plan.out / "averaged-95" / "training.json").read_text()
     runs.run(plan, runs.AVERAGED, 95)
     assert (plan.out / "averaged-95" / "training.json").read_text() == before
+
+
+def test_as_many_base_runs_with_other_batches_have_a_mean_too(plan):
+    plan = replace(plan, languages=("es",), ks=(), texts=0, results=plan.results.with_name("base-averaged.jsonl"))
+    runs.run(plan, runs.BASE_AVERAGED, 495)
+    assert [(line["row"], line["seed"]) for line in records.lines(plan.results)] == [("base-averaged", 495)]
+    folders = [plan.out / name for name in ("base-495", "base-495-95", "base-495-539", "base-495-667")]
+    reports = [json.loads((folder / "training.json").read_text()) for folder in folders]
+    assert [report["settings"]["seed"] for report in reports] == [495, 95, 539, 667]
+    biases = [MetaNER.from_pretrained(folder).network.classifier.bias for folder in folders]
+    assert not torch.equal(biases[0], biases[1])
+    mean = MetaNER.from_pretrained(plan.out / "base-averaged-495").network.classifier.bias
+    assert torch.allclose(mean, torch.stack(biases).mean(0))
 
 
 def test_the_table_has_what_was_written_down(tmp_path):

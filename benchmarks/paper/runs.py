@@ -57,9 +57,13 @@ ROWS: dict[str, tuple[dict[str, Any], bool]] = {  # settings that differ from th
     "meta": (PLAIN_LOSS, True),
     "full": ({}, True),
 }
+SEEDS = (95, 495, 539, 667, 806)
 AVERAGED = "averaged"
-"""The row of the mean of the weights of `MEMBERS`, which start from one and the same head."""
+"""The row of the mean of the weights of `MEMBERS`, which start from one and the same head and see the same batches."""
 MEMBERS = ("mask", "max", "mask+max", "full")
+BASE_AVERAGED = "base-averaged"
+"""The row of the mean of as many runs of `base`, from one head and with batches of as many seeds."""
+MEANS = (BASE_AVERAGED, AVERAGED)
 Way = tuple[str | None, SupportCount]  # what is learned from: nothing, "english", "unlabelled"; and how much of it
 MEMORY_BYTES = 4 << 30  # for a batch: several runs may share a GPU
 
@@ -103,35 +107,48 @@ class Plan:
 
 def run(plan: Plan, row: str, seed: int) -> None:
     """Trains the model of a row and seed, unless that is done, and appends the scores that are not there yet."""
-    folder = averaged(plan, seed) if row == AVERAGED else trained(plan, row, seed)
+    folder = averaged(plan, row, seed) if row in MEANS else trained(plan, row, seed)
     model = MetaNER.from_pretrained(folder, device=plan.device)
     model.cache = FactorCache(0)  # the supports of a test set are too many to keep, and met once
     dev_f1 = json.loads((folder / REPORT).read_text())["best_f1"]
     score_all(plan, model, {"row": row, "seed": seed, "dev_f1": dev_f1}, folder)
 
 
-def trained(plan: Plan, row: str, seed: int) -> Path:
-    """The folder of a trained model."""
-    folder = plan.out / f"{row}-{seed}"
+def trained(plan: Plan, row: str, seed: int, batches: int | None = None) -> Path:
+    """The folder of a model trained from the head of a seed, with batches of the same seed or of another."""
+    batches = seed if batches is None else batches
+    folder = plan.out / (f"{row}-{seed}" if batches == seed else f"{row}-{seed}-{batches}")
     changed, is_meta = ROWS[row]
     if not (folder / REPORT).exists() or (folder / CHECKPOINT).exists():
         model = MetaNER.from_encoder(plan.encoder, TYPES, seed=seed).to(plan.device)
         look = max(1, plan.steps // 3)
-        settings = TrainSettings(steps=plan.steps, seed=seed, evaluate_every=look, precision=plan.precision, **changed)
+        settings = TrainSettings(
+            steps=plan.steps, seed=batches, evaluate_every=look, precision=plan.precision, **changed
+        )
         source = spread(sentences(plan.data / "conll2003/en/train.txt"), plan.source)
         meta = MetaSettings() if is_meta else None
         train(model, source, folder, dev=english_dev(plan), settings=settings, meta=meta)
     return folder
 
 
-def averaged(plan: Plan, seed: int) -> Path:
-    """The folder of the mean of `MEMBERS`."""
-    folder = plan.out / f"{AVERAGED}-{seed}"
+def members(row: str, seed: int) -> list[tuple[str, int]]:
+    """The runs, each a row and the seed of its batches, whose mean a row of `MEANS` is."""
+    if row == AVERAGED:
+        return [(member, seed) for member in MEMBERS]
+    return [("base", batches) for batches in (seed, *(s for s in SEEDS if s != seed))[: len(MEMBERS)]]
+
+
+def averaged(plan: Plan, row: str, seed: int) -> Path:
+    """The folder of the mean of the `members` of a row."""
+    folder = plan.out / f"{row}-{seed}"
     if not (folder / REPORT).exists():
-        model = average([MetaNER.from_pretrained(trained(plan, row, seed), device=plan.device) for row in MEMBERS])
+        folders = [trained(plan, member, seed, batches) for member, batches in members(row, seed)]
+        model = average([MetaNER.from_pretrained(member, device=plan.device) for member in folders])
         model.save_pretrained(folder)
         dev_f1 = evaluate(model, english_dev(plan), batch_size=64, precision=plan.precision).plain.f1
-        write_atomically(folder / REPORT, json.dumps({"mean of": MEMBERS, "best_f1": dev_f1}).encode())
+        write_atomically(
+            folder / REPORT, json.dumps({"mean of": [f.name for f in folders], "best_f1": dev_f1}).encode()
+        )
     return folder
 
 

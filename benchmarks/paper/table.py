@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.paper.runs import AVERAGED, MEMBERS, ROWS, TEST, counts_file, scored
+from benchmarks.paper.runs import AVERAGED, BASE_AVERAGED, MEANS, MEMBERS, ROWS, TEST, counts_file, scored
 from benchmarks.records import append, lines, put
 from pymetaner.learning import SupportCount
 
@@ -21,7 +21,7 @@ PUBLISHED = {
     "mBERT, Meta-Cross (Wu et al. 2020)": (76.75, 80.44, 73.16, 55.30, 77.89),
     "UniTrans (Wu et al. 2020b): translation, unlabelled target text": (79.31, 82.90, 74.82, None, None),
 }
-ALL_ROWS = (*ROWS, AVERAGED)
+ALL_ROWS = (*ROWS, *MEANS)
 Way = tuple[str, str | None, SupportCount]  # row, memory, k
 Scores = dict[Way, dict[str, dict[int, float]]]  # -> language -> seed -> F1
 
@@ -111,7 +111,7 @@ def compare(file: Path, runs: Path, scores: Scores, most: int | None) -> None:
     pairs: list[tuple[Way, Way]] = [((row, None, 0), ("base", None, 0)) for row in ALL_ROWS if row != "base"]
     pairs += [(way, (way[0], None, 0)) for way in list(scores) if way[1] is not None]
     pairs += [(way, ("base", None, 0)) for way in list(scores) if way[1] == "unlabelled" and way[0] != "base"]
-    pairs += [((AVERAGED, None, 0), (row, None, 0)) for row in MEMBERS]
+    pairs += [((AVERAGED, None, 0), (row, None, 0)) for row in (*MEMBERS, BASE_AVERAGED)]
     for ours, theirs in pairs:
         done = {(tuple(line["row"]), tuple(line["against"])) for line in lines(file)}
         if (ours, theirs) in done:
