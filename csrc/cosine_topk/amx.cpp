@@ -19,7 +19,7 @@ struct alignas(64) TileShapes {
     std::uint8_t rows[16] = {};
 };
 
-struct Amx {
+struct Amx : PlainQueries {
     using Code = std::int8_t;
     static constexpr int kGroup = 3 * kTileRows;
 

@@ -22,9 +22,9 @@
 namespace pymetaner {
 namespace {
 
-constexpr std::int64_t kBlock = 1024;          // queries whose candidates are kept at a time
+constexpr std::int64_t kBlock = 1024;  // queries whose candidates are kept at a time; a multiple of Kernels::together
 constexpr std::int64_t kSliceBytes = 1 << 17;  // of the 8-bit copy: a quarter of the second cache
-constexpr std::size_t kShortList = 64;         // waiting vectors of a query
+constexpr std::size_t kShortList = 32;         // waiting vectors of a query
 constexpr std::int64_t kFewQueries = 6;        // for fewer, encoding a bank costs more than scoring it exactly
 constexpr float kLowest = -std::numeric_limits<float>::infinity();
 
@@ -32,15 +32,26 @@ std::int64_t ceil_div(std::int64_t a, std::int64_t b) {
     return (a + b - 1) / b;
 }
 
+int lowest_bit(std::uint64_t bits) {
+#if defined(__GNUC__)
+    return __builtin_ctzll(bits);
+#else
+    int place = 0;
+    while ((bits >> place & 1) == 0) ++place;
+    return place;
+#endif
+}
+
 // The queries, encoded.
 struct Queries {
     Queries(const Kernels& kernels, const Rows& given, int threads)
         : rows(given),
           stride(static_cast<std::size_t>(padded_dim(given.dim)) * kernels.code_size),
+          together(static_cast<std::size_t>(kernels.together)),
           norms(static_cast<std::size_t>(given.count)),
           scales(norms.size()),
           residuals(norms.size()) {
-        if (rows.dim <= kMaxScreenedDim) codes = std::make_unique<char[]>(norms.size() * stride);
+        if (rows.dim <= kMaxScreenedDim) codes = std::make_unique<char[]>((norms.size() + kMaxGroup) * stride);
         Encoder encoder(kernels, rows, {0, norms.data(), nullptr, nullptr, nullptr});
         parallel_for(ceil_div(rows.count, kBlock), threads, [&](std::int64_t block, int) {
             const std::int64_t last = std::min(rows.count, (block + 1) * kBlock);
@@ -48,15 +59,18 @@ struct Queries {
             std::vector<float> line(static_cast<std::size_t>(padded_dim(rows.dim)));
             for (std::int64_t q = block * kBlock; q < last && codes != nullptr; ++q) {
                 const auto i = static_cast<std::size_t>(q);
-                kernels.encode_query(rows.row(q), rows.dim, padded_dim(rows.dim), norms[i], line.data(),
-                                     codes.get() + i * stride, &scales[i], &residuals[i]);
+                const std::size_t place = i % together;
+                char* const first = codes.get() + (i - place) * stride + place * kGroupWidth * kernels.code_size;
+                kernels.encode_query(rows.row(q), rows.dim, padded_dim(rows.dim), norms[i], line.data(), first,
+                                     &scales[i], &residuals[i]);
             }
         });
         encoder.check("queries");
     }
 
     const Rows rows;
-    const std::size_t stride;  // bytes from one query's codes to the next
+    const std::size_t stride;  // bytes of one query's codes
+    const std::size_t together;
     std::vector<double> norms;
     std::vector<float> scales, residuals;
     std::unique_ptr<char[]> codes;
@@ -95,7 +109,6 @@ class Search {
     // Looks for queries [from, to) of the block in panels [first, last).
     void screen(std::int64_t from, std::int64_t to, std::int64_t first, std::int64_t last, Findings& found) {
         std::vector<float> bounds(static_cast<std::size_t>(kernels_.group * kPanelRows));
-        bool passed[kMaxGroup] = {};
         const std::int64_t padded = padded_dim(bank_.dim);
         for (std::int64_t q = from; q < to; q += kernels_.group) {
             const std::int64_t count = std::min<std::int64_t>(kernels_.group, to - q);
@@ -106,12 +119,11 @@ class Search {
                                    &found.limits[static_cast<std::size_t>(q)]};
             for (std::int64_t panel = first; panel < last; ++panel) {
                 const std::int64_t row = panel * kPanelRows;
-                if (!kernels_.screen(group, padded / kGroupWidth, codes_.codes + row * padded, codes_.scales + row,
-                                     codes_.residuals + row, bounds.data(), passed)) {
-                    continue;
-                }
-                for (std::int64_t i = 0; i < count; ++i) {
-                    if (passed[i]) remember(q + i, row, &bounds[static_cast<std::size_t>(i * kPanelRows)], found);
+                std::uint64_t passed = kernels_.screen(group, padded / kGroupWidth, codes_.codes + row * padded,
+                                                       codes_.scales + row, codes_.residuals + row, bounds.data());
+                for (; passed != 0; passed &= passed - 1) {
+                    const int i = lowest_bit(passed);
+                    remember(q + i, row, &bounds[static_cast<std::size_t>(i * kPanelRows)], found);
                 }
             }
         }
@@ -157,7 +169,10 @@ class Search {
 
     void remember(std::int64_t q, std::int64_t row, const float* bounds, Findings& found) {
         const auto i = static_cast<std::size_t>(q);
-        for (int r = 0; r < kPanelRows; ++r) {
+        std::uint64_t rows = 0;  // without a branch for each: few reach the limit, and which ones cannot be foreseen
+        for (int r = 0; r < kPanelRows; ++r) rows |= std::uint64_t{bounds[r] >= found.limits[i]} << r;
+        for (; rows != 0; rows &= rows - 1) {
+            const int r = lowest_bit(rows);
             if (bounds[r] < found.limits[i] || excluded(q, row + r)) continue;
             if (found.waiting[i].capacity() == 0) found.waiting[i].reserve(kShortList);
             found.waiting[i].push_back({bounds[r], row + r});

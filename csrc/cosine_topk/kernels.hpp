@@ -17,7 +17,7 @@ constexpr double kRowLevels = 127.0;
 constexpr std::int64_t kMaxScreenedDim = 65536;  // beyond, sums of 8-bit products might not fit into 32 bits
 constexpr float kRounding = 4e-6F;               // see screening.hpp
 
-// Up to Kernels::group encoded queries, their codes one after another.
+// Up to Kernels::group encoded queries.
 struct QueryGroup {
     int count;
     const void* codes;
@@ -28,6 +28,7 @@ struct QueryGroup {
 
 struct Kernels {
     int group;              // queries that `screen` takes at most
+    int together;           // queries whose codes alternate, four of each; 1: their codes come one after another
     std::size_t code_size;  // bytes of a query's code
 
     // sums[r] = the float64 dot product, in one fixed order, of a query with `count` <= kExactRows rows.
@@ -37,14 +38,15 @@ struct Kernels {
     void (*encode_panel)(const float* rows, std::int64_t stride, std::int64_t dim, std::int64_t padded,
                          const double* norms, float* line, std::int8_t* panel, float* scales, float* residuals);
 
-    // Writes the codes of a query, its scale and its residual.
+    // Writes the codes of a query, four and again four, 4 * together codes from one four to the next, its scale and its
+    // residual.
     void (*encode_query)(const float* row, std::int64_t dim, std::int64_t padded, double norm, float* line, void* codes,
                          float* scale, float* residual);
 
-    // bounds[16 q + r] >= the cosine of query q and row r of the panel; passed[q]: whether one of the 16 reaches the
-    // query's limit. Returns whether any query passed.
-    bool (*screen)(const QueryGroup& queries, std::int64_t groups, const std::int8_t* panel, const float* scales,
-                   const float* residuals, float* bounds, bool* passed);
+    // bounds[16 q + r] >= the cosine of query q and row r of the panel. Returns the queries of which one of the 16
+    // reaches the limit: bit q for query q.
+    std::uint64_t (*screen)(const QueryGroup& queries, std::int64_t groups, const std::int8_t* panel,
+                            const float* scales, const float* residuals, float* bounds);
 };
 
 Kernels scalar_kernels();

@@ -26,8 +26,11 @@
 // Included by the file of each instruction set; `Isa` has
 //     Code             the type of a query's numbers, int8_t or int16_t
 //     kGroup           how many queries are screened together
+//     kTogether        of how many queries the codes alternate, four of each at a time; what kGroup is a multiple of
+//     kZero            the code of zero: what is added to Q
 //     static void products(const Code* queries, int count, int64_t groups, const int8_t* panel, int32_t* out)
-//                      out[16 q + r] = Q.B of `count` <= kGroup queries, 4 * groups codes each, with 16 rows
+//                      out[16 q + r] = Q.B of `count` <= kGroup queries, 4 * groups codes each, with 16 rows; room for
+//                      kGroup of them
 // Nothing of the standard library is instantiated here, for its templates would be compiled with this file's flags and
 // might then be linked into code that older processors run.
 #pragma once
@@ -42,11 +45,17 @@
 
 namespace pymetaner {
 
-// Encodes a row with whole numbers from -levels to levels: groups of four codes, each group `step` codes behind the one
-// before, padded / 4 groups. `line` has room for `padded` floats.
+// How most sets have the codes of queries: one query after another, as they are.
+struct PlainQueries {
+    static constexpr int kTogether = 1;
+    static constexpr int kZero = 0;
+};
+
+// Encodes a row with whole numbers from -levels to levels, to which `zero_code` is added: groups of four codes, each
+// group `step` codes behind the one before, padded / 4 groups. `line` has room for `padded` floats.
 template <class Isa, typename Code>
-void encode_row(const float* row, std::int64_t dim, std::int64_t padded, double norm, double levels, float* line,
-                Code* codes, std::int64_t step, float* scale, float* residual) {
+void encode_row(const float* row, std::int64_t dim, std::int64_t padded, double norm, double levels, int zero_code,
+                float* line, Code* codes, std::int64_t step, float* scale, float* residual) {
     const bool zero = !(norm > 0.0);
     for (std::int64_t i = 0; i < dim; ++i) line[i] = zero ? 0.0F : row[i];
     for (std::int64_t i = dim; i < padded; ++i) line[i] = 0.0F;
@@ -73,7 +82,7 @@ void encode_row(const float* row, std::int64_t dim, std::int64_t padded, double 
             const double x = line[i + j];
             const double code = (x * inverse + round) - round;
             errors[j] = x - unit * code;
-            part[j] = static_cast<Code>(static_cast<std::int32_t>(code));
+            part[j] = static_cast<Code>(static_cast<std::int32_t>(code) + zero_code);
         }
         for (int j = 0; j < kTileWidth; j += kLanes) {
             for (int lane = 0; lane < kLanes; ++lane) squares[lane] += errors[j + lane] * errors[j + lane];
@@ -92,7 +101,7 @@ template <class Isa>
 void encode_panel(const float* rows, std::int64_t stride, std::int64_t dim, std::int64_t padded, const double* norms,
                   float* line, std::int8_t* panel, float* scales, float* residuals) {
     for (int r = 0; r < kPanelRows; ++r) {
-        encode_row<Isa>(rows + r * stride, dim, padded, norms[r], kRowLevels, line, panel + r * kGroupWidth,
+        encode_row<Isa>(rows + r * stride, dim, padded, norms[r], kRowLevels, 0, line, panel + r * kGroupWidth,
                         kPanelRows * kGroupWidth, scales + r, residuals + r);
     }
 }
@@ -109,39 +118,45 @@ double query_levels(std::int64_t dim) {
 template <class Isa>
 void encode_query(const float* row, std::int64_t dim, std::int64_t padded, double norm, float* line, void* codes,
                   float* scale, float* residual) {
-    encode_row<Isa>(row, dim, padded, norm, query_levels<Isa>(dim), line, static_cast<typename Isa::Code*>(codes),
-                    kGroupWidth, scale, residual);
+    encode_row<Isa>(row, dim, padded, norm, query_levels<Isa>(dim), Isa::kZero, line,
+                    static_cast<typename Isa::Code*>(codes), Isa::kTogether * kGroupWidth, scale, residual);
 }
 
 // See Kernels::screen.
 template <class Isa>
-bool screen(const QueryGroup& queries, std::int64_t groups, const std::int8_t* panel, const float* scales,
-            const float* residuals, float* bounds, bool* passed) {
+std::uint64_t screen(const QueryGroup& queries, std::int64_t groups, const std::int8_t* panel, const float* scales,
+                     const float* residuals, float* bounds) {
     alignas(64) std::int32_t products[Isa::kGroup * kPanelRows];
     Isa::products(static_cast<const typename Isa::Code*>(queries.codes), queries.count, groups, panel, products);
-    bool any = false;
+    // Copies, which the bounds that are written cannot overlap: the loop over rows becomes a few vector instructions.
+    alignas(64) float scale_of[kPanelRows], residual_of[kPanelRows];
+    memcpy(scale_of, scales, sizeof scale_of);
+    memcpy(residual_of, residuals, sizeof residual_of);
+    std::uint64_t passed = 0;
     for (int q = 0; q < queries.count; ++q) {
         const float scale = queries.scales[q];
         const float stretch = 1.0F + queries.residuals[q];
         const float slack = queries.residuals[q] + kRounding;
         const float limit = queries.limits[q];
-        float* const bound = bounds + q * kPanelRows;
-        std::int32_t pass = 0;
+        alignas(64) float line[kPanelRows];
+#pragma GCC unroll 1  // unrolled, these loops would not be turned into vector instructions any more
         for (int r = 0; r < kPanelRows; ++r) {
-            bound[r] = static_cast<float>(products[q * kPanelRows + r]) * (scale * scales[r]) +
-                       (stretch * residuals[r] + slack);
-            pass |= bound[r] >= limit ? 1 : 0;
+            line[r] = static_cast<float>(products[q * kPanelRows + r]) * (scale * scale_of[r]) +
+                      (stretch * residual_of[r] + slack);
         }
-        passed[q] = pass != 0;
-        any |= passed[q];
+        std::int32_t pass = 0;
+#pragma GCC unroll 1
+        for (int r = 0; r < kPanelRows; ++r) pass |= line[r] >= limit ? 1 : 0;
+        memcpy(bounds + q * kPanelRows, line, sizeof line);
+        passed |= static_cast<std::uint64_t>(pass) << q;
     }
-    return any;
+    return passed;
 }
 
 template <class Isa>
 constexpr Kernels table_of() {
-    return {Isa::kGroup,        sizeof(typename Isa::Code), &exact_dots<Isa>,
-            &encode_panel<Isa>, &encode_query<Isa>,         &screen<Isa>};
+    return {Isa::kGroup,        Isa::kTogether, sizeof(typename Isa::Code), &exact_dots<Isa>, &encode_panel<Isa>,
+            &encode_query<Isa>, &screen<Isa>};
 }
 
 }  // namespace pymetaner

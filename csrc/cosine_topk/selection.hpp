@@ -68,8 +68,6 @@ struct Waiting {
     std::int64_t index;
 };
 
-inline bool lower(const Waiting& a, const Waiting& b) {
-    return a.bound < b.bound;
-}
+inline constexpr auto lower = [](const Waiting& a, const Waiting& b) { return a.bound < b.bound; };
 
 }  // namespace pymetaner
