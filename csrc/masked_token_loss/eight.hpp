@@ -41,11 +41,17 @@ struct Eight {
     void scale(Real factor) {
         for (Real& lane : lanes) lane *= factor;
     }
+};
 
-    // Lane i is added to sum i mod 4, lanes 0 to 3 first.
-    void add_to(double (&sums)[4]) const {
-        for (int i = 0; i < kLanes; ++i) sums[i % 4] += static_cast<double>(lanes[i]);
+// Sums in float64: lane i of every eight is added to sum i mod 4, lanes 0 to 3 first.
+template <class Isa, typename Real>
+struct FourSums {
+    double sums[4] = {};
+
+    void add(const Eight<Isa, Real>& eight) {
+        for (int i = 0; i < kLanes; ++i) sums[i % 4] += static_cast<double>(eight.lanes[i]);
     }
+    double total() const { return (sums[0] + sums[2]) + (sums[1] + sums[3]); }
 };
 
 #if defined(__GNUC__)
@@ -54,7 +60,6 @@ template <class Isa>
 struct Eight<Isa, float> {
     typedef float Floats __attribute__((vector_size(32)));
     typedef std::int32_t Integers __attribute__((vector_size(32)));
-    typedef double Doubles __attribute__((vector_size(32)));
 
     Floats lanes;
 
@@ -68,18 +73,25 @@ struct Eight<Isa, float> {
     void put(int own, float value) { lanes = Integers{0, 1, 2, 3, 4, 5, 6, 7} == own ? value + Floats{} : lanes; }
     void clear(int first) { lanes = Integers{0, 1, 2, 3, 4, 5, 6, 7} < first ? Floats{} : lanes; }
     void scale(float factor) { lanes = lanes * factor; }
-    void add_to(double (&sums)[4]) const {
+};
+
+template <class Isa>
+struct FourSums<Isa, float> {
+    typedef double Doubles __attribute__((vector_size(32)));
+
+    Doubles sums = {};  // in a register: as an array, GCC would write and read them for every eight
+
+    void add(const Eight<Isa, float>& eight) {
         float narrow[kLanes];
-        memcpy(narrow, &lanes, sizeof narrow);
+        memcpy(narrow, &eight.lanes, sizeof narrow);
         double wide[kLanes];  // GCC has one instruction for four of these, but takes eight for __builtin_convertvector
         for (int i = 0; i < kLanes; ++i) wide[i] = static_cast<double>(narrow[i]);
-        Doubles halves[2], all;
+        Doubles halves[2];
         memcpy(halves, wide, sizeof halves);
-        memcpy(&all, sums, sizeof all);
-        all = all + halves[0];
-        all = all + halves[1];
-        memcpy(sums, &all, sizeof all);
+        sums = sums + halves[0];
+        sums = sums + halves[1];
     }
+    double total() const { return (sums[0] + sums[2]) + (sums[1] + sums[3]); }
 };
 
 #endif
