@@ -51,7 +51,8 @@ struct Queries {
           norms(static_cast<std::size_t>(given.count)),
           scales(norms.size()),
           residuals(norms.size()) {
-        if (rows.dim <= kMaxScreenedDim) codes = std::make_unique<char[]>((norms.size() + kMaxGroup) * stride);
+        const std::size_t places = (norms.size() + together - 1) / together * together;
+        if (rows.dim <= kMaxScreenedDim) codes = std::make_unique<char[]>(places * stride);
         Encoder encoder(kernels, rows, {0, norms.data(), nullptr, nullptr, nullptr});
         parallel_for(ceil_div(rows.count, kBlock), threads, [&](std::int64_t block, int) {
             const std::int64_t last = std::min(rows.count, (block + 1) * kBlock);

@@ -11,7 +11,6 @@ namespace pymetaner {
 constexpr int kPanelRows = 16;  // rows of the bank that are screened together
 constexpr int kGroupWidth = 4;  // elements of a row that stand together in a panel
 constexpr int kTileWidth = 64;  // what rows are padded to
-constexpr int kMaxGroup = 48;   // the largest number of queries that any set screens together
 constexpr int kExactRows = 4;   // rows scored exactly at a time: enough additions in flight to hide their latency
 constexpr double kRowLevels = 127.0;
 constexpr std::int64_t kMaxScreenedDim = 65536;  // beyond, sums of 8-bit products might not fit into 32 bits

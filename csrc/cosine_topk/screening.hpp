@@ -155,6 +155,8 @@ std::uint64_t screen(const QueryGroup& queries, std::int64_t groups, const std::
 
 template <class Isa>
 constexpr Kernels table_of() {
+    static_assert(Isa::kGroup <= 64, "screen returns a bit for each query");
+    static_assert(Isa::kGroup % Isa::kTogether == 0, "a group of queries begins where their codes do");
     return {Isa::kGroup,        Isa::kTogether, sizeof(typename Isa::Code), &exact_dots<Isa>, &encode_panel<Isa>,
             &encode_query<Isa>, &screen<Isa>};
 }
