@@ -4,7 +4,9 @@
 namespace pymetaner {
 namespace {
 
-struct Avx2 {};
+struct Avx2 {
+    static constexpr bool kSixteen = false;
+};
 
 }  // namespace
 

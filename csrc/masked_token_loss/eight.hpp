@@ -27,6 +27,10 @@ struct Eight {
     void exponentiate(Real top) {
         for (Real& lane : lanes) lane = exp_nonpositive(lane - top);
     }
+    void exponentiate_with(Eight* other, Real top) {
+        exponentiate(top);
+        other->exponentiate(top);
+    }
 
     // Lane `own` becomes `value`.
     void put(int own, Real value) {
@@ -56,10 +60,18 @@ struct FourSums {
 
 #if defined(__GNUC__)
 
+#if defined(__has_builtin)  // GCC 12, Clang; by way of memory, two eights become sixteen too slowly to pay
+#define PYMETANER_HAS_SHUFFLES __has_builtin(__builtin_shufflevector)
+#else
+#define PYMETANER_HAS_SHUFFLES 0
+#endif
+
 template <class Isa>
 struct Eight<Isa, float> {
     typedef float Floats __attribute__((vector_size(32)));
     typedef std::int32_t Integers __attribute__((vector_size(32)));
+    typedef float Sixteen __attribute__((vector_size(64)));
+    typedef std::int32_t SixteenIntegers __attribute__((vector_size(64)));
 
     Floats lanes;
 
@@ -69,6 +81,20 @@ struct Eight<Isa, float> {
     void exponentiate(float top) {
         lanes = lanes - top;
         exp_nonpositive_of<Floats, Integers>(&lanes);
+    }
+    // Both at once, for sets that have registers of sixteen.
+    void exponentiate_with(Eight* other, float top) {
+#if PYMETANER_HAS_SHUFFLES
+        Sixteen both =
+            __builtin_shufflevector(lanes, other->lanes, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+        both = both - top;
+        exp_nonpositive_of<Sixteen, SixteenIntegers>(&both);
+        lanes = __builtin_shufflevector(both, both, 0, 1, 2, 3, 4, 5, 6, 7);
+        other->lanes = __builtin_shufflevector(both, both, 8, 9, 10, 11, 12, 13, 14, 15);
+#else
+        exponentiate(top);
+        other->exponentiate(top);
+#endif
     }
     void put(int own, float value) { lanes = Integers{0, 1, 2, 3, 4, 5, 6, 7} == own ? value + Floats{} : lanes; }
     void clear(int first) { lanes = Integers{0, 1, 2, 3, 4, 5, 6, 7} < first ? Floats{} : lanes; }

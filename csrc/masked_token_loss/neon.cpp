@@ -4,7 +4,9 @@
 namespace pymetaner {
 namespace {
 
-struct Neon {};
+struct Neon {
+    static constexpr bool kSixteen = false;
+};
 
 }  // namespace
 

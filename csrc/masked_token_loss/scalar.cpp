@@ -5,7 +5,9 @@
 namespace pymetaner {
 namespace {
 
-struct Scalar {};
+struct Scalar {
+    static constexpr bool kSixteen = false;
+};
 
 }  // namespace
 

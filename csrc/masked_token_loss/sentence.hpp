@@ -9,8 +9,8 @@
 // gradient is multiplied in at the end.
 //
 // Included by the file of each instruction set, whose flags make eight lanes its registers. `Isa` is a type of that
-// file's own, and nothing of the standard library is instantiated, so that code for one processor is never linked into
-// what another runs.
+// file's own, with `kSixteen`, whether exponentials are taken sixteen at a time, and nothing of the standard library is
+// instantiated, so that code for one processor is never linked into what another runs.
 #pragma once
 
 #include <math.h>
@@ -103,7 +103,18 @@ inline ResultOf<Logit> largest_of(const Logit* row, std::int64_t classes) {
 template <class Isa, int kParts, typename Logit>
 inline void fill_powers(const Logit* row, std::int64_t classes, ResultOf<Logit> largest, ResultOf<Logit>* powers) {
     Eight<Isa, ResultOf<Logit>> part;
-    for (std::int64_t done = 0; done < end_of<Isa, kParts>(classes); done += kLanes) {
+    std::int64_t done = 0;
+    if constexpr (Isa::kSixteen) {
+        Eight<Isa, ResultOf<Logit>> next;
+        for (; done + kLanes < end_of<Isa, kParts>(classes); done += 2 * kLanes) {
+            load<Isa>(&part, row + begin_of<Isa>(done, classes));
+            load<Isa>(&next, row + begin_of<Isa>(done + kLanes, classes));
+            part.exponentiate_with(&next, largest);
+            part.store(powers + done);
+            next.store(powers + done + kLanes);
+        }
+    }
+    for (; done < end_of<Isa, kParts>(classes); done += kLanes) {
         load<Isa>(&part, row + begin_of<Isa>(done, classes));
         part.exponentiate(largest);
         part.store(powers + done);
