@@ -24,7 +24,7 @@
 // of NEON, so one copy, in memory or on disk, serves them all. Rows are padded with zeros to whole AMX tiles.
 //
 // Included by the file of each instruction set; `Isa` has
-//     Code             the type of a query's numbers, int8_t or int16_t
+//     Code             the type of a query's numbers, of 8 or 16 bits
 //     kGroup           how many queries are screened together
 //     kTogether        of how many queries the codes alternate, four of each at a time; what kGroup is a multiple of
 //     kZero            the code of zero: what is added to Q
