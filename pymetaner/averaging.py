@@ -21,9 +21,9 @@ def average(models: Iterable[MetaNER]) -> MetaNER:
     """A new model whose weights are the mean of those of several (Wortsman et al. 2022); it costs no more than one.
 
     Made for models of one encoder that were trained apart, with other settings or other data, from the same start:
-    ``MetaNER.from_encoder`` with one and the same seed. Of four runs with other losses the mean was better, over several
-    languages without labels, than the best of them (Schmidt et al. 2023); of runs that differ in their batches alone it
-    gained less or nothing (docs/results.md): compare on labelled sentences.
+    ``MetaNER.from_encoder`` with one and the same seed. Of four runs with other losses the mean was better, over
+    several languages without labels, than the best of them (Schmidt et al. 2023); of runs that differ in their batches
+    alone it gained less or nothing (docs/results.md): compare on labelled sentences.
 
     The new model has the settings of the first one and a copy of its memory, in RAM, without its calibration. Frozen
     weights are shared with the first one.
