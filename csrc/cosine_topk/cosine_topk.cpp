@@ -174,7 +174,7 @@ class Search {
         for (int r = 0; r < kPanelRows; ++r) rows |= std::uint64_t{bounds[r] >= found.limits[i]} << r;
         for (; rows != 0; rows &= rows - 1) {
             const int r = lowest_bit(rows);
-            if (bounds[r] < found.limits[i] || excluded(q, row + r)) continue;
+            if (bounds[r] < found.limits[i] || excluded(q, row + r)) continue;  // settling raises the limit
             if (found.waiting[i].capacity() == 0) found.waiting[i].reserve(kShortList);
             found.waiting[i].push_back({bounds[r], row + r});
             if (found.waiting[i].size() == kShortList) settle(q, found);

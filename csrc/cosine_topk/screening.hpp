@@ -128,21 +128,17 @@ std::uint64_t screen(const QueryGroup& queries, std::int64_t groups, const std::
                      const float* residuals, float* bounds) {
     alignas(64) std::int32_t products[Isa::kGroup * kPanelRows];
     Isa::products(static_cast<const typename Isa::Code*>(queries.codes), queries.count, groups, panel, products);
-    // Copies, which the bounds that are written cannot overlap: the loop over rows becomes a few vector instructions.
-    alignas(64) float scale_of[kPanelRows], residual_of[kPanelRows];
-    memcpy(scale_of, scales, sizeof scale_of);
-    memcpy(residual_of, residuals, sizeof residual_of);
     std::uint64_t passed = 0;
     for (int q = 0; q < queries.count; ++q) {
         const float scale = queries.scales[q];
         const float stretch = 1.0F + queries.residuals[q];
         const float slack = queries.residuals[q] + kRounding;
         const float limit = queries.limits[q];
-        alignas(64) float line[kPanelRows];
-#pragma GCC unroll 1  // unrolled, these loops would not be turned into vector instructions any more
+        alignas(64) float line[kPanelRows];  // which nothing else overlaps, so that vectors can be made of the loops
+#pragma GCC unroll 1                         // unrolled, they would stay scalar
         for (int r = 0; r < kPanelRows; ++r) {
-            line[r] = static_cast<float>(products[q * kPanelRows + r]) * (scale * scale_of[r]) +
-                      (stretch * residual_of[r] + slack);
+            line[r] = static_cast<float>(products[q * kPanelRows + r]) * (scale * scales[r]) +
+                      (stretch * residuals[r] + slack);
         }
         std::int32_t pass = 0;
 #pragma GCC unroll 1

@@ -55,7 +55,6 @@ struct FourSums {
     void add(const Eight<Isa, Real>& eight) {
         for (int i = 0; i < kLanes; ++i) sums[i % 4] += static_cast<double>(eight.lanes[i]);
     }
-    double total() const { return (sums[0] + sums[2]) + (sums[1] + sums[3]); }
 };
 
 #if defined(__GNUC__)
@@ -117,7 +116,6 @@ struct FourSums<Isa, float> {
         sums = sums + halves[0];
         sums = sums + halves[1];
     }
-    double total() const { return (sums[0] + sums[2]) + (sums[1] + sums[3]); }
 };
 
 #endif

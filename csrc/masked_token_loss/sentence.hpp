@@ -131,15 +131,15 @@ inline std::int64_t place_of(std::int64_t label, std::int64_t classes, std::int6
 template <class Isa, int kParts, typename Real>
 inline double sum_of_others(const Real* powers, std::int64_t classes, std::int64_t label) {
     Eight<Isa, Real> part;
-    FourSums<Isa, Real> sums;
+    FourSums<Isa, Real> four;
     for (std::int64_t done = 0; done < end_of<Isa, kParts>(classes); done += kLanes) {
         const std::int64_t begin = begin_of<Isa>(done, classes);
         part.load(powers + done);
         part.put(static_cast<int>(label - begin), Real{0});
         if (begin < done) part.clear(static_cast<int>(done - begin));
-        sums.add(part);
+        four.add(part);
     }
-    return sums.total();
+    return (four.sums[0] + four.sums[2]) + (four.sums[1] + four.sums[3]);
 }
 
 // The gradient of a token: scale times its powers, and -others at the label.
