@@ -30,7 +30,7 @@ from pymetaner.windows import make_batch
 Gradients = list[Tensor]
 METAS = {
     "one SGD step": MetaSettings(lr=0.02, lambda_max=2.0, reduction="sum"),
-    "wu2020": replace(wu2020.META, dropout=False, scheduled=False),
+    "wu2020": replace(wu2020.META, dropout="none", scheduled=False),
 }
 TASKS = 32 if DEVICE == "cuda" else 8  # on a CPU the cost is proportional to them
 ALLOWED = 1e-4  # distance of two gradients over their length

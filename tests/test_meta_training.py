@@ -13,11 +13,12 @@ from tiny import CORPUS, OVERLAP, WINDOW, model_of, network_of, tokenizer_of
 from torch.func import functional_call
 
 from pymetaner import adapt, evaluate
-from pymetaner.engine import InnerStep
+from pymetaner.engine import Computation, InnerStep, MetaLearner, SequentialMetaLearner, Task
 from pymetaner.errors import EmptyDataError, SettingError
 from pymetaner.learning import Learning, inner_step
 from pymetaner.model import MetaNER
 from pymetaner.network import adapted_groups, adapted_parameters
+from pymetaner.objective import BaseObjective
 from pymetaner.sentence import Sentence
 from pymetaner.settings import Settings
 from pymetaner.training import MetaSettings, TrainSettings, train
@@ -41,7 +42,11 @@ def test_supports_are_the_nearest_other_sentences():
 
 
 @pytest.mark.parametrize(
-    "meta", [MetaSettings(lr=0.1, lambda_max=2.0), MetaSettings(lr=0.1, order=2, lambda_max=0.0, k=3)]
+    "meta",
+    [
+        MetaSettings(lr=0.1, lambda_max=2.0, dropout="none"),
+        MetaSettings(lr=0.1, order=2, lambda_max=0.0, k=3, dropout="none"),
+    ],
 )
 def test_the_gradient_is_that_of_one_task_after_the_other(meta):
     model = model_of("bert", window=64).double()
@@ -157,6 +162,43 @@ def test_meta_training_learns_to_adapt(tmp_path):
     model.memory.add(CORPUS)
     learning = Learning(model.memory, 2, inner_step(model, None, 1, "sgd"), exclude_self=True)
     assert evaluate(model, CORPUS, learning=learning).adapted.f1 > 0.8
+
+
+def meta_model(dropout: float) -> MetaNER:
+    network = network_of("bert", hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout)
+    return MetaNER(network, tokenizer_of("wordpiece"), settings=Settings(window=64, overlap=10, freeze_layers=1))
+
+
+@pytest.mark.parametrize("learner_of", [MetaLearner, SequentialMetaLearner])
+@pytest.mark.parametrize(("dropout", "passes"), [("none", [0, 0]), ("queries", [0, 1]), ("all", [1, 1])])
+def test_dropout_is_on_in_the_passes_that_are_named(learner_of, dropout, passes):
+    learner = learner_of(meta_model(0.3), InnerStep(lr=0.1), computation=Computation(), dropout=dropout)
+    network = learner._view.network if learner_of is MetaLearner else learner._network
+    top = network.base_model.encoder.layer[-1]
+    seen: list[bool] = []
+    top.register_forward_hook(lambda *_: seen.append(top.training))
+    for _ in range(2):
+        seen.clear()
+        list(learner.logits([Task(CORPUS[0], (CORPUS[1], CORPUS[1]))]))
+        assert [seen[0], seen[-1]] == passes
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "bertadam"])
+def test_the_first_steps_learn_the_queries_as_they_stand(optimizer):
+    model = meta_model(0.0)
+    tag_ids = [model.labels.encode(s.tags or ()) for s in CORPUS]
+    settings = TrainSettings(steps=10, batch_size=4, mask_probability=0.0, lambda_max=0.0)
+
+    def losses(**changes) -> list[float]:
+        meta = MetaSettings(lr=0.5, optimizer=optimizer, **changes)
+        objective = MetaObjective(model, CORPUS, tag_ids, settings, meta)
+        return [objective.backward(step, 1.0) for step in range(3, 7)]
+
+    plain = BaseObjective(model, model.words.windows(CORPUS), tag_ids, settings)
+    adapting, half = losses(), losses(plain_share=0.5)
+    assert half[2:] == adapting[2:]
+    assert half[:2] == pytest.approx([plain.backward(step, 1.0) for step in (3, 4)], rel=1e-5)
+    assert half[0] != pytest.approx(adapting[0], rel=1e-3)
 
 
 def test_queries_are_masked_and_supports_are_not(monkeypatch):

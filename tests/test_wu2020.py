@@ -194,7 +194,7 @@ def test_dropout_is_on_where_it_is_asked_for():
         return next(iter(learner.logits(tasks)))[1].detach()
 
     assert torch.equal(logits(), logits())
-    assert not torch.allclose(logits(dropout=True), logits(dropout=True))
+    assert not torch.allclose(logits(dropout="all"), logits(dropout="all"))
     assert not model.network.training
 
 
@@ -273,7 +273,8 @@ def test_the_official_test_drops_the_best_hit_of_the_raw_encoder():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"reduction": "max"}, {"vectors": "mean"}, {"leave_out": 1}, {"dropout": 1}, {"final_lr": 0},
+    "wrong", [{"reduction": "max"}, {"vectors": "mean"}, {"leave_out": 1}, {"dropout": True}, {"plain_share": 1.5},
+              {"final_lr": 0},
               {"final_lr": 0.1, "learn_rates": True}],
 )  # fmt: skip
 def test_meta_settings_out_of_range_are_refused(wrong):

@@ -32,6 +32,7 @@ _ONLY_META = {
     "inner_lambda_max": "--inner-lambda-max",
     "second_order": "--second-order",
     "learn_rates": "--learn-rates",
+    "plain_share": "--plain-share",
 }
 
 # field of MetaSettings: parameter of the command
@@ -42,6 +43,7 @@ _INNER = {
     "steps": "inner_steps",
     "lambda_max": "inner_lambda_max",
     "learn_rates": "learn_rates",
+    "plain_share": "plain_share",
 }
 
 
@@ -121,6 +123,9 @@ def train(
     ] = None,
     second_order: Annotated[bool, _option("Differentiate through the inner steps.", _META, "--second-order")] = False,
     learn_rates: Annotated[bool, _option("Learn an inner step size for each layer.", _META, "--learn-rates")] = False,
+    plain_share: Annotated[
+        float, _option("Share of the steps, the first ones, that learn the queries as they stand.", _META)
+    ] = 0.0,
     overwrite: Annotated[bool, _option("Replace the run in the folder, and its memory.", _RUN, "--overwrite")] = False,
     format: options.FormatOption = None,
     delimiter: options.Delimiter = None,

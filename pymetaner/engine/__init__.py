@@ -9,10 +9,11 @@ from pymetaner.engine.batched import MetaLearner, batched_logits
 from pymetaner.engine.fine_tuning import FineTuning, fine_tuned_logits, fine_tuned_model
 from pymetaner.engine.precision import Precision, computing_in
 from pymetaner.engine.reference import SequentialMetaLearner, reference_logits
-from pymetaner.engine.task import Computation, Engine, InnerOptimizer, InnerStep, Task, Work
+from pymetaner.engine.task import Computation, Dropout, Engine, InnerOptimizer, InnerStep, Task, Work
 
 __all__ = [
     "Computation",
+    "Dropout",
     "Engine",
     "FineTuning",
     "InnerOptimizer",

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 
 from pymetaner.engine.bertadam import WEIGHT_DECAY, bertadam_update
 from pymetaner.engine.precision import computing_in
-from pymetaner.engine.task import Computation, InnerStep, Task, Work
+from pymetaner.engine.task import Computation, Dropout, InnerStep, Task, Work
 from pymetaner.model import MetaNER
 from pymetaner.network import adapted_groups, adapted_modules, adapted_parameters, forward, weight_sharing_copy
 from pymetaner.ops import masked_token_loss
@@ -75,7 +75,7 @@ class SequentialMetaLearner:
     """
 
     def __init__(
-        self, model: MetaNER, inner: InnerStep, *, computation: Computation | None = None, dropout: bool = False
+        self, model: MetaNER, inner: InnerStep, *, computation: Computation | None = None, dropout: Dropout = "none"
     ) -> None:
         self.model = model
         self.inner = inner
@@ -84,7 +84,7 @@ class SequentialMetaLearner:
         self.groups = [tuple(group) for group in adapted_groups(model.network, frozen)]
         self._rates = inner.rates(self.groups)
         self._network, self._weights = _copy_to_move(model)
-        self._network.train(dropout)
+        self._dropout = dropout
 
     def logits(
         self,
@@ -112,8 +112,10 @@ class SequentialMetaLearner:
                     weight.copy_(own[name])
                     weight.grad = None
             if task.supports:
+                network.train(self._dropout == "all")
                 with computing_in(self.computation.precision, network):
                     _take_steps(model, network, moving, task, self.inner, step_sizes)
+            network.train(self._dropout != "none")
             for start in range(0, len(of_query), size):
                 batch = make_batch(of_query[start : start + size], model.pad_id).to(model.device)
                 pieces = batch.input_ids if edit is None else edit(batch)

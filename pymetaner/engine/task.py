@@ -19,9 +19,10 @@ from pymetaner.sentence import Sentence
 if TYPE_CHECKING:
     from pymetaner.model import MetaNER
 
-__all__ = ["Computation", "Engine", "InnerOptimizer", "InnerStep", "Task", "Work"]
+__all__ = ["Computation", "Dropout", "Engine", "InnerOptimizer", "InnerStep", "Task", "Work"]
 
 InnerOptimizer = Literal["sgd", "bertadam"]
+Dropout = Literal["none", "queries", "all"]  # in which passes of meta-training the network drops out
 
 
 @dataclass(frozen=True)

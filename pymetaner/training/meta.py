@@ -59,6 +59,7 @@ class MetaObjective:
         self.meta = meta
         self.outside, self.mask_id = masking(model, settings)
         self.inner = meta.inner()
+        self.first = round(settings.steps * meta.plain_share)  # step in which tasks take inner steps
         vectors = cls_vectors(model, sentences) if meta.vectors == "cls" else model.embed(sentences)
         tasks = pseudo_tasks(sentences, vectors, meta.k, leave_out=meta.leave_out)
         self.batches = Batches(list(zip(tasks, tag_ids, strict=True)), settings)
@@ -72,7 +73,7 @@ class MetaObjective:
     def backward(self, step: int, share: float) -> float:
         """Adds the gradients of a step; its loss."""
         drawn = self.batches[step]
-        tasks = [task for task, _ in drawn]
+        tasks = [task for task, _ in drawn] if step >= self.first else [Task(task.query, ()) for task, _ in drawn]
         tag_ids = [ids for _, ids in drawn]
         others, lambda_max = self.model.words.others, self.settings.lambda_max
         windows = self.model.words.windows([task.query for task in tasks])

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from pymetaner.checks import LARGEST_SEED, keep, number, one_of, truth, whole
-from pymetaner.engine import InnerOptimizer, InnerStep, Precision
+from pymetaner.engine import Dropout, InnerOptimizer, InnerStep, Precision
 from pymetaner.errors import SettingError
 from pymetaner.scoring import Scoring
 
@@ -19,6 +19,7 @@ _CHOICES = {
     "leave_out": ("itself", "best"),
     "reduction": ("mean", "sum"),
     "precision": get_args(Precision),
+    "dropout": get_args(Dropout),
 }
 # Of each inner optimiser: step size and weight of the max term. The steps of SGD grow with the loss, so that a max term
 # makes them too large; those of the others do not.
@@ -84,7 +85,10 @@ class MetaSettings:
         order: 1 takes inner steps as constants, as Wu et al. do; 2 differentiates through them.
         learn_rates: learn a step size for each layer and the head, from `lr` on, by the gradient of the query loss.
         scheduled: the inner step size rises and falls with the outer learning rate, as in the official code.
-        dropout: the network's own dropout in the inner steps and on the queries, as in the official code.
+        dropout: where the network's own is on: ``"queries"``, since tagging will take its steps without; ``"all"``, in the
+            inner steps too, as in the official code; ``"none"``.
+        plain_share: of the run's steps, those that come first and learn the queries as they stand, 0 to 1: a third of the
+            cost, while there is no tagger yet whose neighbours could teach it.
         reduction: ``"mean"``: in the loss of a step every query word weighs the same; ``"sum"``: the tasks' own losses
             added up, as in the official code.
         vectors: what says which sentences are similar: ``"model"``, the model's sentence vectors; ``"cls"``, the first
@@ -102,7 +106,8 @@ class MetaSettings:
     order: Literal[1, 2] = 1
     learn_rates: bool = False
     scheduled: bool = False
-    dropout: bool = False
+    dropout: Dropout = "queries"
+    plain_share: float = 0.0
     reduction: Literal["mean", "sum"] = "mean"
     vectors: Literal["model", "cls"] = "model"
     leave_out: Literal["itself", "best"] = "itself"
@@ -116,7 +121,8 @@ class MetaSettings:
             if isinstance(rate := getattr(self, name), tuple):
                 raise SettingError(f"{name}={rate!r}: expected a number; learn_rates=True learns one for each layer")
         one_of("order", self.order, (1, 2))
-        keep(self, truth, "learn_rates", "scheduled", "dropout")
+        keep(self, truth, "learn_rates", "scheduled")
+        keep(self, number, "plain_share", most=1)
         if self.final_lr is not None:
             if self.learn_rates:
                 raise SettingError(f"final_lr={self.final_lr!r} with learn_rates=True: expected one of them")

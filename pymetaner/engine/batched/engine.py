@@ -24,7 +24,7 @@ from pymetaner.engine.batched.limits import Limits, split_on_overflow
 from pymetaner.engine.batched.steps import Rates, StepRows, TakenSteps
 from pymetaner.engine.batched.supports import Key, Row, Supports, key_of, windows_of
 from pymetaner.engine.precision import computing_in
-from pymetaner.engine.task import Computation, InnerStep, Task, Work
+from pymetaner.engine.task import Computation, Dropout, InnerStep, Task, Work
 from pymetaner.model import MetaNER
 from pymetaner.progress import track
 from pymetaner.reading import empty_logits
@@ -103,6 +103,7 @@ class BatchedEngine:
         work: what is done is added to it.
         order: 0 for tagging; 1 or 2 for meta-training, where logits have a graph: of first order, in which factors are
             constants, or of second order.
+        dropout: where the network's own is on.
     """
 
     def __init__(
@@ -114,6 +115,7 @@ class BatchedEngine:
         computation: Computation,
         work: Work,
         order: int = 0,
+        dropout: Dropout = "none",
     ) -> None:
         check_adaptable(view)
         self.model = model
@@ -123,6 +125,7 @@ class BatchedEngine:
         self.precision = computation.precision
         self.work = work
         self.order = order
+        self.dropout = dropout
         self.cache = None if order else computation.cache
         self.layout = Layout(view, rates.keys(), 2 if inner.lambda_max else 1)
         self.own_layout = Layout(view, rates.keys(), 1)
@@ -189,6 +192,7 @@ class BatchedEngine:
         self._lower.clear()
         keys = {query.task: [key_of(support) for support in tasks[query.task].supports] for query in block}
         distinct = list(dict.fromkeys(key for group in keys.values() for key in group))
+        self._drop(self.dropout == "all")
         steps: list[_Step] = []
         # A shared support passes backward once for each of its losses, a task's own once for both together.
         if not self.order or not self.inner.lambda_max or 2 * sum(map(len, keys.values())) > 3 * len(distinct):
@@ -197,6 +201,7 @@ class BatchedEngine:
             steps.append(_Step(windows, own=False))
         while len(steps) < self.inner.steps:
             steps.append(self._own_step(keys, steps))
+        self._drop(self.dropout != "none")
         for group in self._groups([query.window for query in block], self.limits.queries):
             queries = [block[i] for i in group]
             batch = make_batch([query.window for query in queries], self.model.pad_id).to(self.model.device)
@@ -291,6 +296,10 @@ class BatchedEngine:
         twice = sdpa_kernel(SDPBackend.MATH) if self.order == 2 else nullcontext()
         with computing_in(self.precision, self.view.network), twice:
             yield
+
+    def _drop(self, on: bool) -> None:
+        if self.view.network.training != on:  # going through all modules takes as long as a layer
+            self.view.network.train(on)
 
     def _groups(self, windows: Sequence[Window], most: int) -> list[list[int]]:
         """Indices of windows that pass together."""

@@ -15,7 +15,7 @@ from torch import Tensor
 from pymetaner.engine.batched.engine import BatchedEngine
 from pymetaner.engine.batched.factors import check_adaptable
 from pymetaner.engine.batched.steps import Rates
-from pymetaner.engine.task import Computation, InnerStep, Task, Work
+from pymetaner.engine.task import Computation, Dropout, InnerStep, Task, Work
 from pymetaner.errors import SettingError
 from pymetaner.model import MetaNER
 from pymetaner.view import View
@@ -32,9 +32,9 @@ class MetaLearner:
         inner: the inner step.
         order: 1 takes the inner steps as constants, as Wu et al. do; 2 differentiates through them.
         computation: batch size, precision and memory; there is no cache, since the weights move at every step.
-        dropout: the network's own dropout in the inner steps and on the queries, as in the official code; tasks that
-            share a support share what is dropped of it in the first step. Without it, a step is a function of the
-            weights alone.
+        dropout: where the network's own is on: nowhere, so that a step is a function of the weights alone; on the
+            queries; or in all passes, as in the official code, where tasks that share a support share what is dropped
+            of it in the first step.
 
     Raises:
         SettingError: if the order is neither 1 nor 2, or the step sizes do not fit the layers.
@@ -53,7 +53,7 @@ class MetaLearner:
         *,
         order: Literal[1, 2] = 1,
         computation: Computation | None = None,
-        dropout: bool = False,
+        dropout: Dropout = "none",
     ) -> None:
         if order not in (1, 2):
             raise SettingError(f"order={order!r}: expected 1 or 2")
@@ -65,7 +65,7 @@ class MetaLearner:
         self._view = View(model.network, model.settings.freeze_layers, trainable=True)
         self._rates = inner.rates(self._view.groups)
         check_adaptable(self._view)
-        self._view.network.train(dropout)
+        self._dropout = dropout
 
     @property
     def groups(self) -> list[tuple[str, ...]]:
@@ -90,6 +90,8 @@ class MetaLearner:
             edit: gives the pieces (B, T) to read instead of a batch's own, e.g. masked ones.
         """
         rates = self._rates if rates is None else rates
-        engine = BatchedEngine(self.model, self._view, self.inner, rates, self.computation, self.work, self.order)
+        engine = BatchedEngine(
+            self.model, self._view, self.inner, rates, self.computation, self.work, self.order, self._dropout
+        )
         for block in engine.blocks(tasks):
             yield from engine.run(tasks, block, edit)
