@@ -5,6 +5,10 @@ include(CheckCXXCompilerFlag)
 set(PYMETANER_AVX2_FLAGS -mavx2 -mfma -mf16c)
 set(PYMETANER_AVX512_FLAGS ${PYMETANER_AVX2_FLAGS} -mavx512f -mavx512bw -mavx512vl -mavx512vnni)
 set(PYMETANER_AMX_FLAGS ${PYMETANER_AVX512_FLAGS} -mamx-tile -mamx-int8)
+if(PYMETANER_EMULATED_AMX) # for every processor
+  set(PYMETANER_AMX_FLAGS -include ${CMAKE_CURRENT_SOURCE_DIR}/tests/csrc/emulated_amx.hpp)
+  add_compile_definitions(PYMETANER_EMULATED_AMX)
+endif()
 
 function(pymetaner_instruction_sets target)
   if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64" AND NOT MSVC)

@@ -5,7 +5,7 @@
 #include <cstdlib>
 #include <iterator>
 
-#if defined(PYMETANER_AMX)
+#if defined(PYMETANER_AMX) && !defined(PYMETANER_EMULATED_AMX)
 #include <cpuid.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -17,7 +17,7 @@ namespace {
 constexpr InstructionSet kAll[] = {InstructionSet::scalar, InstructionSet::avx2, InstructionSet::avx512,
                                    InstructionSet::amx, InstructionSet::neon};
 
-#if defined(PYMETANER_AMX)
+#if defined(PYMETANER_AMX) && !defined(PYMETANER_EMULATED_AMX)
 // Whether the processor has AMX with 8-bit integers, and Linux lets this process use it: tiles are so large that a
 // process has to ask for them.
 bool has_amx() {
@@ -44,7 +44,10 @@ bool available(InstructionSet set) {
                    __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni") &&
                    __builtin_cpu_supports("fma");
 #endif
-#if defined(PYMETANER_AMX)
+#if defined(PYMETANER_EMULATED_AMX)
+        case InstructionSet::amx:
+            return true;
+#elif defined(PYMETANER_AMX)
         case InstructionSet::amx:
             return available(InstructionSet::avx512) && has_amx();
 #endif

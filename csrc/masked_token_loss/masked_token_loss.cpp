@@ -24,8 +24,10 @@ LossKernels kernels() {
             return avx2_loss();
 #endif
 #if defined(PYMETANER_AVX512)
-        case InstructionSet::avx512:
+#if !defined(PYMETANER_EMULATED_AMX)  // a processor with AMX has AVX-512 too, but not one that emulates it
         case InstructionSet::amx:
+#endif
+        case InstructionSet::avx512:
             return avx512_loss();
 #endif
 #if defined(PYMETANER_NEON)

@@ -85,10 +85,10 @@ class MetaSettings:
         order: 1 takes inner steps as constants, as Wu et al. do; 2 differentiates through them.
         learn_rates: learn a step size for each layer and the head, from `lr` on, by the gradient of the query loss.
         scheduled: the inner step size rises and falls with the outer learning rate, as in the official code.
-        dropout: where the network's own is on: ``"queries"``, since tagging will take its steps without; ``"all"``, in the
-            inner steps too, as in the official code; ``"none"``.
-        plain_share: of the run's steps, those that come first and learn the queries as they stand, 0 to 1: a third of the
-            cost, while there is no tagger yet whose neighbours could teach it.
+        dropout: where the network's own is on: ``"queries"``, since tagging will take its steps without; ``"all"``, in
+            the inner steps too, as in the official code; ``"none"``.
+        plain_share: share of the run's steps, the first ones, that learn the queries as they stand, 0 to 1: a third of
+            the cost, while there is no tagger yet whose neighbours could teach it.
         reduction: ``"mean"``: in the loss of a step every query word weighs the same; ``"sum"``: the tasks' own losses
             added up, as in the official code.
         vectors: what says which sentences are similar: ``"model"``, the model's sentence vectors; ``"cls"``, the first

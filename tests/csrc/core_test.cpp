@@ -120,10 +120,9 @@ void test_ranking() {
     }
 }
 
-void test_cosine_topk() {
+void test_cosine_topk(std::int64_t dim) {
     std::mt19937 generator(0);
-    constexpr std::int64_t dim = 19;
-    constexpr std::int64_t stride = 23;
+    const std::int64_t stride = dim + 4;
     constexpr std::int64_t k = 5;
     for (const std::int64_t count : {1, 70, 200}) {
         for (const std::int64_t size : {0, 3, 700}) {
@@ -235,7 +234,7 @@ int main() {
     test_instruction_sets();
     for (const std::string& set : pymetaner::instruction_sets()) {
         pymetaner::use_instruction_set(set);
-        test_cosine_topk();
+        for (const std::int64_t dim : {19, 200}) test_cosine_topk(dim);
         test_masked_token_loss();
     }
     std::puts("core: all tests passed");
