@@ -1,10 +1,13 @@
-"""Many sentences: neither time nor RAM may grow with what was done before."""
+"""Many sentences: neither work nor RAM may grow with what was done before."""
 
 from __future__ import annotations
 
-import time
+import sqlite3
+import sys
 import tracemalloc
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,21 +16,42 @@ from memory_fakes import FakeEncoder, numbered
 from pymetaner.memory import Memory
 
 
-def test_an_add_costs_the_same_after_ten_thousand(encoder: FakeEncoder) -> None:
+def test_an_add_does_as_much_after_ten_thousand(encoder: FakeEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = Counter[str]()
+    connect = sqlite3.connect
+
+    def counting(*args: Any, **options: Any) -> sqlite3.Connection:
+        connection = connect(*args, **options)
+        connection.set_progress_handler(lambda: done.update(["database steps"]), 10)
+        return connection
+
+    monkeypatch.setattr(sqlite3, "connect", counting)
     with Memory(encoder) as memory:
 
-        def seconds(first: int) -> float:
-            taken = []
-            for sentence in map(numbered, range(first, first + 1000)):
-                start = time.thread_time()
-                memory.add(sentence)
-                taken.append(time.thread_time() - start)
-            return float(np.median(taken))
+        def work(first: int) -> dict[str, float]:
+            """What one of twenty adds does: tens of steps of SQLite's machine, calls of Python, bytes at once."""
+            found: dict[str, list[int]] = {"database steps": [], "calls": [], "bytes": []}
+            for sentence in map(numbered, range(first, first + 20)):
+                done.clear()
+                tracemalloc.start()
+                sys.setprofile(lambda frame, event, _: done.update([event]))
+                try:
+                    memory.add(sentence)
+                finally:
+                    sys.setprofile(None)
+                    peak = tracemalloc.get_traced_memory()[1]
+                    tracemalloc.stop()
+                found["database steps"].append(done["database steps"])
+                found["calls"].append(done["call"] + done["c_call"])
+                found["bytes"].append(peak)
+            return {what: float(np.median(numbers)) for what, numbers in found.items()}
 
-        first = seconds(0)
-        memory.add([numbered(i) for i in range(1000, 9000)])
-        last = seconds(9000)
-        assert last < 2 * first, f"an add took {first * 1e6:.0f} us at first, {last * 1e6:.0f} us at last"
+        first = work(0)
+        memory.add([numbered(i) for i in range(20, 9980)])
+        last = work(9980)
+        assert first["database steps"] > 5 and first["calls"] > 10
+        for what, before in first.items():
+            assert last[what] < 1.5 * before, f"{what}: {before:,.0f} at first, {last[what]:,.0f} at last"
         assert memory.ids.tolist() == list(range(1, 10_001))
         np.testing.assert_array_equal(memory.vectors, encoder.embed([s for _, s in memory]))
 
