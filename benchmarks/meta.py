@@ -29,7 +29,7 @@ from pymetaner.windows import make_batch
 
 Gradients = list[Tensor]
 METAS = {
-    "one SGD step": MetaSettings(lr=0.02, lambda_max=2.0, reduction="sum"),
+    "one SGD step": MetaSettings(lr=0.02, lambda_max=2.0, reduction="sum", dropout="none", plain_share=0.0),
     "wu2020": replace(wu2020.META, dropout="none", scheduled=False),
 }
 TASKS = 32 if DEVICE == "cuda" else 8  # on a CPU the cost is proportional to them

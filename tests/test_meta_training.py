@@ -44,8 +44,8 @@ def test_supports_are_the_nearest_other_sentences():
 @pytest.mark.parametrize(
     "meta",
     [
-        MetaSettings(lr=0.1, lambda_max=2.0, dropout="none"),
-        MetaSettings(lr=0.1, order=2, lambda_max=0.0, k=3, dropout="none"),
+        MetaSettings(lr=0.1, lambda_max=2.0, dropout="none", plain_share=0),
+        MetaSettings(lr=0.1, order=2, lambda_max=0.0, k=3, dropout="none", plain_share=0),
     ],
 )
 def test_the_gradient_is_that_of_one_task_after_the_other(meta):
@@ -195,7 +195,7 @@ def test_the_first_steps_learn_the_queries_as_they_stand(optimizer):
         return [objective.backward(step, 1.0) for step in range(3, 7)]
 
     plain = BaseObjective(model, model.words.windows(CORPUS), tag_ids, settings)
-    adapting, half = losses(), losses(plain_share=0.5)
+    adapting, half = losses(plain_share=0), losses(plain_share=0.5)
     assert half[2:] == adapting[2:]
     assert half[:2] == pytest.approx([plain.backward(step, 1.0) for step in (3, 4)], rel=1e-5)
     assert half[0] != pytest.approx(adapting[0], rel=1e-3)
@@ -205,7 +205,7 @@ def test_queries_are_masked_and_supports_are_not(monkeypatch):
     model = model_of("bert")
     settings = TrainSettings(steps=3, batch_size=4, mask_probability=1.0)
     tag_ids = [model.labels.encode(s.tags or ()) for s in CORPUS]
-    objective = MetaObjective(model, CORPUS, tag_ids, settings, MetaSettings(lr=0.1))
+    objective = MetaObjective(model, CORPUS, tag_ids, settings, MetaSettings(lr=0.1, plain_share=0))
     mask, seen = model.tokenizer.mask_token_id, []
     upper = type(objective.learner._view).upper
 

@@ -57,8 +57,6 @@ ROWS: dict[str, tuple[dict[str, Any], bool]] = {  # settings that differ from th
     "meta": (PLAIN_LOSS, True),
     "full": ({}, True),
 }
-META = MetaSettings(plain_share=0.5)
-"""How rows that are --meta learn: there is no tagger for neighbours to teach in the first steps, which cost a third."""
 SEEDS = (95, 495, 539, 667, 806)
 AVERAGED = "averaged"
 """The row of the mean of the weights of `MEMBERS`, which start from one and the same head and see the same batches."""
@@ -128,7 +126,7 @@ def trained(plan: Plan, row: str, seed: int, batches: int | None = None) -> Path
             steps=plan.steps, seed=batches, evaluate_every=look, precision=plan.precision, **changed
         )
         source = spread(sentences(plan.data / "conll2003/en/train.txt"), plan.source)
-        meta = META if is_meta else None
+        meta = MetaSettings() if is_meta else None
         train(model, source, folder, dev=english_dev(plan), settings=settings, meta=meta)
     return folder
 

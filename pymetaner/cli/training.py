@@ -125,7 +125,7 @@ def train(
     learn_rates: Annotated[bool, _option("Learn an inner step size for each layer.", _META, "--learn-rates")] = False,
     plain_share: Annotated[
         float, _option("Share of the steps, the first ones, that learn the queries as they stand.", _META)
-    ] = 0.0,
+    ] = 0.5,
     overwrite: Annotated[bool, _option("Replace the run in the folder, and its memory.", _RUN, "--overwrite")] = False,
     format: options.FormatOption = None,
     delimiter: options.Delimiter = None,

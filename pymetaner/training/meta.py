@@ -73,7 +73,10 @@ class MetaObjective:
     def backward(self, step: int, share: float) -> float:
         """Adds the gradients of a step; its loss."""
         drawn = self.batches[step]
-        tasks = [task for task, _ in drawn] if step >= self.first else [Task(task.query, ()) for task, _ in drawn]
+        tasks = [task for task, _ in drawn]
+        if step < self.first:
+            tasks = [Task(task.query, ()) for task in tasks]
+            self.rates.grad = torch.zeros_like(self.rates)  # the optimiser's moments of all parameters begin together
         tag_ids = [ids for _, ids in drawn]
         others, lambda_max = self.model.words.others, self.settings.lambda_max
         windows = self.model.words.windows([task.query for task in tasks])

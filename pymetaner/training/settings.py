@@ -107,7 +107,7 @@ class MetaSettings:
     learn_rates: bool = False
     scheduled: bool = False
     dropout: Dropout = "queries"
-    plain_share: float = 0.0
+    plain_share: float = 0.5
     reduction: Literal["mean", "sum"] = "mean"
     vectors: Literal["model", "cls"] = "model"
     leave_out: Literal["itself", "best"] = "itself"

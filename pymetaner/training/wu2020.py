@@ -52,6 +52,7 @@ META = MetaSettings(
     order=1,
     scheduled=True,
     dropout="all",
+    plain_share=0.0,
     reduction="sum",
     vectors="cls",
     leave_out="best",
