@@ -94,10 +94,13 @@ def test_as_many_base_runs_with_other_batches_have_a_mean_too(plan):
 
 def test_the_table_has_what_was_written_down(tmp_path):
     results = tmp_path / "paper.jsonl"
-    for seed, f1 in ((95, 60.0), (495, 62.0)):
+    for row, seed, f1 in (("base", 95, 60.0), ("base", 495, 62.0), ("full", 95, 61.0), ("full", 495, 65.0)):
         for lang in runs.TEST:
-            note = {"row": "base", "seed": seed, "lang": lang, "memory": None, "k": 0}
+            note = {"row": row, "seed": seed, "lang": lang, "memory": None, "k": 0}
             records.append(results, {**note, "f1": f1})
+    pair = {"row": ["full", None, 0], "against": ["base", None, 0], "seeds": 2}
+    ways = {way: {"difference": 2.0, "p": 0.01} for way in (*runs.TEST, "mean")}
+    records.append(tmp_path / "paper_bootstrap.jsonl", {**pair, **ways})
     (tmp_path / "results.md").write_text(
         "# Results\n\nbefore\n\n<!-- table: python -m benchmarks.paper -->\nold\n<!-- end of table -->\nafter\n"
     )
@@ -105,6 +108,7 @@ def test_the_table_has_what_was_written_down(tmp_path):
     page = (tmp_path / "results.md").read_text()
     assert "| base | 61.00 ± 1.41 (2) |" in page and "before" in page and "after" in page and "old" not in page
     assert "76.75" in page  # the paper's own beside it
+    assert "| full over base |" in page and "| +2.00 (0.010) | +2.00 ± 1.00 (2) |" in page  # +1 and +3
 
 
 def test_the_number_of_supports_has_a_table_of_its_own(tmp_path):
