@@ -16,7 +16,7 @@ from pymetaner import MetaNER
 from pymetaner.readers import write
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from benchmarks import errors, low_resource, memory_table, records
+from benchmarks import errors, low_resource, memory_table, one_step, records
 from benchmarks.paper import runs, table
 
 
@@ -158,6 +158,31 @@ def test_low_resource_scores_each_method_once(tmp_path, monkeypatch):
     assert both[:4] == first and {line["sentences"] for line in both[4:]} == {4} and len(both) == 8
     page = (tmp_path / "results.md").read_text()
     assert f"| es | 50 % (8) | memory | {first[3]['f1']:.2f} (1) |" in page
+
+
+def test_one_step_is_scored_once_for_each_k_and_step_size(tmp_path, monkeypatch):
+    monkeypatch.setattr(one_step, "DOCS", tmp_path)
+    results = tmp_path / "one_step.jsonl"
+    model_of("bert").save_pretrained(tmp_path / "model")
+    write(tmp_path / "es.conll", CORPUS, "columns")
+
+    def run(ks, seed):
+        file, models = tmp_path / "es.conll", [f"base={tmp_path / 'model'}"]
+        one_step.main(
+            file, file, "es", models, seed, 8, 1, ks=ks, lrs="own,0.5", test_sentences=6, device="cpu", results=results
+        )
+        return [{**line, "commit": ""} for line in records.lines(results)]
+
+    first = run("2", 95)
+    assert [(line["k"], line["lr"]) for line in first] == [(0, None), (2, None), (2, 0.5)]
+    both = run("2,3", 95)
+    assert both[:3] == first and [(line["k"], line["lr"]) for line in both[3:]] == [(3, None), (3, 0.5)]
+    every = run("2", 495)
+    assert [line["seed"] for line in every[5:]] == [495] * 3
+    gain = first[2]["f1"] - first[0]["f1"]
+    page = (tmp_path / "results.md").read_text()
+    assert "| language | weights | plain | K=2 | K=3 | K=2, 0.5 | K=3, 0.5 |" in page
+    assert f" {gain:+.1f} (2) |" in page and f"| es | base | {first[0]['f1']:.1f} |" in page
 
 
 def test_the_bootstrap_tells_a_difference_from_none():
