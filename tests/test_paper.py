@@ -64,19 +64,18 @@ def test_every_score_is_made_once(plan):
     assert {line["lang"] for line in records.lines(plan.results)} == {"es", "nl", "de"}
 
 
-def test_the_mean_of_rows_is_one_more_row(plan):
-    plan = replace(plan, languages=("es",), ks=(), texts=0, results=plan.results.with_name("averaged.jsonl"))
-    runs.run(plan, runs.AVERAGED, 95)
-    assert [(line["row"], line["lang"], line["memory"]) for line in records.lines(plan.results)] == [
-        ("averaged", "es", None)
-    ]
-    mean = MetaNER.from_pretrained(plan.out / "averaged-95")
-    members = [MetaNER.from_pretrained(plan.out / f"{row}-95").network for row in runs.MEMBERS]
+@pytest.mark.parametrize(("row", "members"), [(runs.AVERAGED, runs.MEMBERS), (runs.AVERAGED_PAIR, runs.PAIR)])
+def test_the_mean_of_rows_is_one_more_row(plan, row, members):
+    plan = replace(plan, languages=("es",), ks=(), texts=0, results=plan.results.with_name(f"{row}.jsonl"))
+    runs.run(plan, row, 95)
+    assert [(line["row"], line["lang"], line["memory"]) for line in records.lines(plan.results)] == [(row, "es", None)]
+    mean = MetaNER.from_pretrained(plan.out / f"{row}-95")
+    members = [MetaNER.from_pretrained(plan.out / f"{member}-95").network for member in members]
     bias = torch.stack([network.classifier.bias for network in members]).mean(0)
     assert torch.allclose(mean.network.classifier.bias, bias)
-    before = (plan.out / "averaged-95" / "training.json").read_text()
-    runs.run(plan, runs.AVERAGED, 95)
-    assert (plan.out / "averaged-95" / "training.json").read_text() == before
+    before = (plan.out / f"{row}-95" / "training.json").read_text()
+    runs.run(plan, row, 95)
+    assert (plan.out / f"{row}-95" / "training.json").read_text() == before
 
 
 def test_as_many_base_runs_with_other_batches_have_a_mean_too(plan):

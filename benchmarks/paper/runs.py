@@ -61,9 +61,12 @@ SEEDS = (95, 495, 539, 667, 806)
 AVERAGED = "averaged"
 """The row of the mean of the weights of `MEMBERS`, which start from one and the same head and see the same batches."""
 MEMBERS = ("mask", "max", "mask+max", "full")
+AVERAGED_PAIR = "averaged-pair"
+"""The row of the mean of the two best of them, `PAIR`."""
+PAIR = ("mask+max", "full")
 BASE_AVERAGED = "base-averaged"
 """The row of the mean of as many runs of `base`, from one head and with batches of as many seeds."""
-MEANS = (BASE_AVERAGED, AVERAGED)
+MEANS = (BASE_AVERAGED, AVERAGED, AVERAGED_PAIR)
 Way = tuple[str | None, SupportCount]  # what is learned from: nothing, "english", "unlabelled"; and how much of it
 MEMORY_BYTES = 4 << 30  # for a batch: several runs may share a GPU
 
@@ -133,8 +136,8 @@ def trained(plan: Plan, row: str, seed: int, batches: int | None = None) -> Path
 
 def members(row: str, seed: int) -> list[tuple[str, int]]:
     """The runs, each a row and the seed of its batches, whose mean a row of `MEANS` is."""
-    if row == AVERAGED:
-        return [(member, seed) for member in MEMBERS]
+    if row in (AVERAGED, AVERAGED_PAIR):
+        return [(member, seed) for member in (MEMBERS if row == AVERAGED else PAIR)]
     return [("base", batches) for batches in (seed, *(s for s in SEEDS if s != seed))[: len(MEMBERS)]]
 
 
