@@ -9,7 +9,6 @@ appended to benchmarks/results/memory.jsonl, and what is there already is not do
 from __future__ import annotations
 
 import copy
-import random
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +20,7 @@ import torch
 import typer
 
 from benchmarks.records import append, commit, lines
-from benchmarks.sampling import spread
+from benchmarks.sampling import drawn, spread
 from pymetaner import FactorCache, Memory, MetaNER, Sentence, TrainSettings, evaluate, read, train
 from pymetaner.calibration import Calibration
 from pymetaner.learning import Learning, learning_of
@@ -46,27 +45,31 @@ def main(
     """Scores what is missing."""
     net = MetaNER.from_pretrained(model, device=device)
     net.cache = FactorCache(1 << 31)  # a hundred long sentences take some 900 MB
-    pool = [s for s in map(regroup, read(train_file)) if len(s) > 3 and s.tags]
+    pool = pool_of(train_file)
     test = spread(list(read(test_file)), test_sentences)
     for size in map(int, sizes.split(",")):
         for draw in range(draws):
             done = {(x["lang"], x["size"], x["draw"], x["method"], x["sentences"]) for x in lines(RESULTS)}
             wanted = [m for m in methods.split(",") if (lang, size, draw, m, len(test)) not in done]
             if wanted:
-                drawn = random.Random(draw).sample(pool, min(size, len(pool)))
                 note = {"lang": lang, "size": size, "draw": draw}
-                for line in scores(net, drawn, test, wanted):
+                for line in scores(net, drawn(pool, size, draw), test, wanted):
                     line["f1"] = round(100 * line["f1"], 3)
                     append(RESULTS, {**note, **line, "sentences": len(test), "commit": commit()})
 
 
+def pool_of(train_file: Path) -> list[Sentence]:
+    """The labelled sentences of a file that a memory is drawn from."""
+    return [s for s in map(regroup, read(train_file)) if len(s) > 3 and s.tags]
+
+
 def scores(
-    net: MetaNER, drawn: Sequence[Sentence], test: Sequence[Sentence], wanted: Sequence[str]
+    net: MetaNER, labelled: Sequence[Sentence], test: Sequence[Sentence], wanted: Sequence[str]
 ) -> Iterator[dict[str, Any]]:
     """A line for each method."""
     memory = Memory(net)
     started = time.perf_counter()
-    memory.add(drawn)
+    memory.add(labelled)
     evaluate(net, test[:1], learning=learning_of(net, memory, k=2))
     first = time.perf_counter() - started
     plain, cost = timed(lambda: evaluate(net, test).plain.f1)
@@ -89,7 +92,7 @@ def scores(
                 yield line | {"calibration_seconds": round(seconds, 1), "settings": inner}
     if "finetuned" in wanted:
         started = time.perf_counter()
-        f1, lr = max((finetuned(net, drawn, test, lr), lr) for lr in RATES)
+        f1, lr = max((finetuned(net, labelled, test, lr), lr) for lr in RATES)
         line = {"method": "finetuned", "f1": f1, "cost_ratio": 1.0, "settings": {"lr": lr}}
         yield line | {"seconds": round(time.perf_counter() - started, 1)}
 
@@ -117,10 +120,10 @@ def adapted(net: MetaNER, test: Sequence[Sentence], learning: Learning) -> float
     return found.f1
 
 
-def finetuned(net: MetaNER, drawn: Sequence[Sentence], test: Sequence[Sentence], lr: float) -> float:
+def finetuned(net: MetaNER, labelled: Sequence[Sentence], test: Sequence[Sentence], lr: float) -> float:
     """F1 after 10 epochs on the drawn sentences, in batches of 16."""
     student = MetaNER(copy.deepcopy(net.network), net.tokenizer, labels=net.labels, settings=net.settings)
-    steps = max(4, 10 * len(drawn) // 16)
+    steps = max(4, 10 * len(labelled) // 16)
     settings = TrainSettings(
         steps=steps,
         batch_size=16,
@@ -131,7 +134,7 @@ def finetuned(net: MetaNER, drawn: Sequence[Sentence], test: Sequence[Sentence],
         lambda_max=0,
     )
     with tempfile.TemporaryDirectory() as folder:
-        train(student, drawn, folder, settings=settings)
+        train(student, labelled, folder, settings=settings)
     return evaluate(student, test).plain.f1
 
 

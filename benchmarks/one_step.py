@@ -8,7 +8,6 @@ table of docs/results.md is made of them.
 
 from __future__ import annotations
 
-import random
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,13 +15,12 @@ from typing import Annotated, Any
 
 import typer
 
-from benchmarks.memory import adapted
+from benchmarks.memory import adapted, pool_of
 from benchmarks.memory_table import DOCS
 from benchmarks.records import append, commit, lines, put
-from benchmarks.sampling import spread
+from benchmarks.sampling import drawn, spread
 from pymetaner import FactorCache, Memory, MetaNER, Sentence, evaluate, read
 from pymetaner.learning import learning_of
-from pymetaner.words import regroup
 
 RESULTS = Path(__file__).parent / "results" / "one_step.jsonl"
 
@@ -42,7 +40,7 @@ def main(
     results: Annotated[Path, typer.Option("--results")] = RESULTS,
 ) -> None:
     """Scores what is missing."""
-    pool = [s for s in map(regroup, read(train_file)) if len(s) > 3 and s.tags]
+    pool = pool_of(train_file)
     test = spread(list(read(test_file)), test_sentences)
     rates = [None if lr == "own" else float(lr) for lr in lrs.split(",")]
     ways = [(int(k), lr) for k in ks.split(",") for lr in rates]
@@ -50,14 +48,13 @@ def main(
         net = MetaNER.from_pretrained(folder, device=device)
         for draw in range(draws):
             note = {"weights": name, "seed": seed, "lang": lang, "size": size, "draw": draw, "sentences": len(test)}
-            drawn = random.Random(draw).sample(pool, min(size, len(pool)))
-            score_all(net, drawn, test, note, [(0, None), *ways], results)
+            score_all(net, drawn(pool, size, draw), test, note, [(0, None), *ways], results)
     put(DOCS / "results.md", "python -m benchmarks.one_step", table(list(lines(results))))
 
 
 def score_all(
     net: MetaNER,
-    drawn: Sequence[Sentence],
+    labelled: Sequence[Sentence],
     test: Sequence[Sentence],
     note: dict[str, Any],
     ways: Sequence[tuple[int, float | None]],
@@ -70,7 +67,7 @@ def score_all(
         return
     net.cache = FactorCache(1 << 31)
     memory = Memory(net)
-    memory.add(drawn)
+    memory.add(labelled)
     for k, lr in wanted:
         f1 = adapted(net, test, learning_of(net, memory, k=k, lr=lr)) if k else evaluate(net, test).plain.f1
         append(results, {**note, "k": k, "lr": lr, "f1": round(100 * f1, 3), "commit": commit()})

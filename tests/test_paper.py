@@ -64,7 +64,7 @@ def test_every_score_is_made_once(plan):
     assert {line["lang"] for line in records.lines(plan.results)} == {"es", "nl", "de"}
 
 
-@pytest.mark.parametrize(("row", "members"), [(runs.AVERAGED, runs.MEMBERS), (runs.AVERAGED_PAIR, runs.PAIR)])
+@pytest.mark.parametrize(("row", "members"), runs.MEMBERS.items())
 def test_the_mean_of_rows_is_one_more_row(plan, row, members):
     plan = replace(plan, languages=("es",), ks=(), texts=0, results=plan.results.with_name(f"{row}.jsonl"))
     runs.run(plan, row, 95)

@@ -59,14 +59,11 @@ ROWS: dict[str, tuple[dict[str, Any], bool]] = {  # settings that differ from th
 }
 SEEDS = (95, 495, 539, 667, 806)
 AVERAGED = "averaged"
-"""The row of the mean of the weights of `MEMBERS`, which start from one and the same head and see the same batches."""
-MEMBERS = ("mask", "max", "mask+max", "full")
-AVERAGED_PAIR = "averaged-pair"
-"""The row of the mean of the two best of them, `PAIR`."""
-PAIR = ("mask+max", "full")
+MEMBERS = {AVERAGED: ("mask", "max", "mask+max", "full"), "averaged-pair": ("mask+max", "full")}
+"""Rows of the mean of the weights of others, which start from one and the same head and see the same batches."""
 BASE_AVERAGED = "base-averaged"
-"""The row of the mean of as many runs of `base`, from one head and with batches of as many seeds."""
-MEANS = (BASE_AVERAGED, AVERAGED, AVERAGED_PAIR)
+"""The row of the mean of as many runs of `base` as `AVERAGED` has, from one head and with batches of as many seeds."""
+MEANS = (BASE_AVERAGED, *MEMBERS)
 Way = tuple[str | None, SupportCount]  # what is learned from: nothing, "english", "unlabelled"; and how much of it
 MEMORY_BYTES = 4 << 30  # for a batch: several runs may share a GPU
 
@@ -136,9 +133,9 @@ def trained(plan: Plan, row: str, seed: int, batches: int | None = None) -> Path
 
 def members(row: str, seed: int) -> list[tuple[str, int]]:
     """The runs, each a row and the seed of its batches, whose mean a row of `MEANS` is."""
-    if row in (AVERAGED, AVERAGED_PAIR):
-        return [(member, seed) for member in (MEMBERS if row == AVERAGED else PAIR)]
-    return [("base", batches) for batches in (seed, *(s for s in SEEDS if s != seed))[: len(MEMBERS)]]
+    if row in MEMBERS:
+        return [(member, seed) for member in MEMBERS[row]]
+    return [("base", batches) for batches in (seed, *(s for s in SEEDS if s != seed))[: len(MEMBERS[AVERAGED])]]
 
 
 def averaged(plan: Plan, row: str, seed: int) -> Path:
