@@ -44,26 +44,25 @@ int lowest_bit(std::uint64_t bits) {
 
 // The queries, encoded.
 struct Queries {
-    Queries(const Kernels& kernels, const Rows& given, int threads)
+    Queries(const Kernels& kernels, const Rows& given, const float* center, int threads)
         : rows(given),
           stride(static_cast<std::size_t>(padded_dim(given.dim)) * kernels.code_size),
           together(static_cast<std::size_t>(kernels.together)),
           norms(static_cast<std::size_t>(given.count)),
-          scales(norms.size()),
-          residuals(norms.size()) {
+          terms(norms.size()) {
         const std::size_t places = (norms.size() + together - 1) / together * together;
-        if (rows.dim <= kMaxScreenedDim) codes = std::make_unique<char[]>(places * stride);
-        Encoder encoder(kernels, rows, {0, norms.data(), nullptr, nullptr, nullptr});
+        if (center != nullptr && rows.dim <= kMaxScreenedDim) codes = std::make_unique<char[]>(places * stride);
+        Encoder encoder(kernels, rows, {0, nullptr, norms.data(), nullptr, nullptr});
         parallel_for(ceil_div(rows.count, kBlock), threads, [&](std::int64_t block, int) {
             const std::int64_t last = std::min(rows.count, (block + 1) * kBlock);
             encoder.encode(block * kBlock, last);
-            std::vector<float> line(static_cast<std::size_t>(padded_dim(rows.dim)));
+            std::vector<double> line(static_cast<std::size_t>(padded_dim(rows.dim)));
             for (std::int64_t q = block * kBlock; q < last && codes != nullptr; ++q) {
                 const auto i = static_cast<std::size_t>(q);
                 const std::size_t place = i % together;
                 char* const first = codes.get() + (i - place) * stride + place * kGroupWidth * kernels.code_size;
-                kernels.encode_query(rows.row(q), rows.dim, padded_dim(rows.dim), norms[i], line.data(), first,
-                                     &scales[i], &residuals[i]);
+                kernels.encode_query(rows.row(q), rows.dim, padded_dim(rows.dim), norms[i], center, line.data(), first,
+                                     &terms[i]);
             }
         });
         encoder.check("queries");
@@ -73,7 +72,7 @@ struct Queries {
     const std::size_t stride;  // bytes of one query's codes
     const std::size_t together;
     std::vector<double> norms;
-    std::vector<float> scales, residuals;
+    std::vector<Terms> terms;
     std::unique_ptr<char[]> codes;
 };
 
@@ -109,6 +108,7 @@ class Search {
 
     // Looks for queries [from, to) of the block in panels [first, last).
     void screen(std::int64_t from, std::int64_t to, std::int64_t first, std::int64_t last, Findings& found) {
+        if (first == last) return;
         std::vector<float> bounds(static_cast<std::size_t>(kernels_.group * kPanelRows));
         const std::int64_t padded = padded_dim(bank_.dim);
         for (std::int64_t q = from; q < to; q += kernels_.group) {
@@ -116,12 +116,11 @@ class Search {
             for (std::int64_t i = q; i < q + count; ++i) raise(i, found);
             const auto place = static_cast<std::size_t>(first_ + q);
             const QueryGroup group{static_cast<int>(count), queries_.codes.get() + place * queries_.stride,
-                                   &queries_.scales[place], &queries_.residuals[place],
-                                   &found.limits[static_cast<std::size_t>(q)]};
+                                   &queries_.terms[place], &found.limits[static_cast<std::size_t>(q)]};
             for (std::int64_t panel = first; panel < last; ++panel) {
                 const std::int64_t row = panel * kPanelRows;
                 std::uint64_t passed = kernels_.screen(group, padded / kGroupWidth, codes_.codes + row * padded,
-                                                       codes_.scales + row, codes_.residuals + row, bounds.data());
+                                                       codes_.terms[panel], bounds.data());
                 for (; passed != 0; passed &= passed - 1) {
                     const int i = lowest_bit(passed);
                     remember(q + i, row, &bounds[static_cast<std::size_t>(i * kPanelRows)], found);
@@ -237,7 +236,7 @@ void run(const Rows& query_rows, const Rows& bank, const Codes& codes, const std
     const Kernels kernels = kernels_of(instruction_set());
     const double products = static_cast<double>(query_rows.count) * static_cast<double>(bank.count * bank.dim);
     if (products < 8.0 * kWorthThreads) threads = 1;
-    const Queries queries(kernels, query_rows, threads);
+    const Queries queries(kernels, query_rows, codes.center, threads);
     Search search(kernels, queries, bank, codes, exclude, k);
 
     const std::int64_t panels = std::max<std::int64_t>(1, kSliceBytes / (kPanelRows * padded_dim(bank.dim)));
@@ -292,8 +291,10 @@ void cosine_topk(const Rows& queries, const Rows& bank, const std::int64_t* excl
     const auto rows = static_cast<std::size_t>(panels * kPanelRows);
     const std::unique_ptr<double[]> norms(new double[static_cast<std::size_t>(bank.count)]);
     const std::unique_ptr<std::int8_t[]> copy(new std::int8_t[rows * static_cast<std::size_t>(padded_dim(bank.dim))]);
-    const std::unique_ptr<float[]> scales(new float[rows]), residuals(new float[rows]);
-    const Codes codes{panels, norms.get(), copy.get(), scales.get(), residuals.get()};
+    const std::unique_ptr<PanelTerms[]> terms(new PanelTerms[static_cast<std::size_t>(panels)]);
+    std::vector<float> center(panels == 0 ? 0 : static_cast<std::size_t>(padded_dim(bank.dim)));
+    if (panels != 0) center_of(bank, center.data());
+    const Codes codes{panels, panels == 0 ? nullptr : center.data(), norms.get(), copy.get(), terms.get()};
     Encoder encoder(kernels_of(instruction_set()), bank, codes);
     run(
         queries, bank, codes, exclude, k, threads,

@@ -15,14 +15,24 @@ struct Rows {
     const float* row(std::int64_t i) const { return data + i * stride; }
 };
 
-// What `encode` knows of each row. The first `panels` * 16 rows have an 8-bit copy (see screening.hpp); the others,
-// at least those after the last whole panel, are scored exactly one by one.
+constexpr int kPanelRows = 16;  // rows of the bank that are screened together
+
+// What the screening bound needs of each row of a panel beside its codes (see screening.hpp).
+struct PanelTerms {
+    float scales[kPanelRows];
+    float residuals[kPanelRows];
+    float lengths[kPanelRows];
+    float offsets[kPanelRows];
+};
+
+// What `encode` knows of each row. The first `panels` * 16 rows have an 8-bit copy of what tells them from the centre;
+// the others, at least those after the last whole panel, are scored exactly one by one.
 struct Codes {
     std::int64_t panels;
-    double* norms;       // (rows)
-    std::int8_t* codes;  // (panels, padded dim / 4, 16, 4)
-    float* scales;       // (panels * 16)
-    float* residuals;    // (panels * 16)
+    const float* center;  // (padded dim), from `center_of`: given to `encode`, not filled
+    double* norms;        // (rows)
+    std::int8_t* codes;   // (panels, padded dim / 4, 16, 4)
+    PanelTerms* terms;    // (panels)
 };
 
 // The length of a row of the 8-bit copy.
@@ -30,6 +40,10 @@ std::int64_t padded_dim(std::int64_t dim);
 
 // How many panels `count` rows of `dim` fill: none beyond 65,536 dimensions.
 std::int64_t panels_of(std::int64_t count, std::int64_t dim);
+
+// Writes a centre, padded_dim(rows.dim) floats: near the mean of the unit vectors of the rows, and no longer than 1.
+// Any such vector gives the right answers; the nearer it is to the rows, the fewer have to be scored exactly.
+void center_of(const Rows& rows, float* center);
 
 // Fills `codes`, whose panels must be panels_of(rows.count, rows.dim), or 0 for the norms alone.
 // Throws InvalidInput if a vector holds NaN or an infinity.

@@ -11,12 +11,32 @@
 
 namespace pymetaner {
 
+constexpr std::int64_t kCenterRows = 256;  // whose mean is off by a sixteenth of what tells rows from each other
+
 std::int64_t padded_dim(std::int64_t dim) {
     return (dim + kTileWidth - 1) / kTileWidth * kTileWidth;
 }
 
 std::int64_t panels_of(std::int64_t count, std::int64_t dim) {
     return dim > kMaxScreenedDim ? 0 : count / kPanelRows;
+}
+
+void center_of(const Rows& rows, float* center) {
+    const std::int64_t step = std::max<std::int64_t>(1, rows.count / kCenterRows);
+    const Kernels kernels = kernels_of(instruction_set());
+    std::vector<double> sums(static_cast<std::size_t>(padded_dim(rows.dim)), 0.0);
+    double taken = 0.0;
+    for (std::int64_t i = 0; i < rows.count; i += step) {
+        const float* const row = rows.row(i);
+        double square = 0.0;
+        kernels.dots(row, &row, 1, rows.dim, &square);
+        if (!std::isfinite(square) || square == 0.0) continue;
+        const double shrink = 1.0 / std::sqrt(square);
+        for (std::int64_t j = 0; j < rows.dim; ++j) sums[static_cast<std::size_t>(j)] += shrink * row[j];
+        taken += 1.0;
+    }
+    const auto mean = [taken](double sum) { return taken > 0.0 ? static_cast<float>(sum / taken) : 0.0F; };
+    std::transform(sums.begin(), sums.end(), center, mean);
 }
 
 Encoder::Encoder(const Kernels& kernels, const Rows& rows, const Codes& codes)
@@ -35,10 +55,10 @@ void Encoder::encode(std::int64_t first, std::int64_t last) {
         while (i < seen && !first_bad_.compare_exchange_weak(seen, i)) continue;
     }
     const std::int64_t padded = padded_dim(rows_.dim);
-    std::vector<float> line(static_cast<std::size_t>(padded));
+    std::vector<double> line(static_cast<std::size_t>(padded));
     for (std::int64_t i = first; i < std::min(last, codes_.panels * kPanelRows); i += kPanelRows) {
-        kernels_.encode_panel(rows_.row(i), rows_.stride, rows_.dim, padded, codes_.norms + i, line.data(),
-                              codes_.codes + i * padded, codes_.scales + i, codes_.residuals + i);
+        kernels_.encode_panel(rows_.row(i), rows_.stride, rows_.dim, padded, codes_.norms + i, codes_.center,
+                              line.data(), codes_.codes + i * padded, codes_.terms + i / kPanelRows);
     }
 }
 

@@ -5,23 +5,30 @@
 #include <cstdint>
 
 #include "common/instruction_set.hpp"
+#include "cosine_topk/cosine_topk.hpp"
 
 namespace pymetaner {
 
-constexpr int kPanelRows = 16;  // rows of the bank that are screened together
 constexpr int kGroupWidth = 4;  // elements of a row that stand together in a panel
 constexpr int kTileWidth = 64;  // what rows are padded to
 constexpr int kExactRows = 4;   // rows scored exactly at a time: enough additions in flight to hide their latency
 constexpr double kRowLevels = 127.0;
 constexpr std::int64_t kMaxScreenedDim = 65536;  // beyond, sums of 8-bit products might not fit into 32 bits
-constexpr float kRounding = 4e-6F;               // see screening.hpp
+constexpr float kRounding = 1.2e-5F;             // see screening.hpp
+
+// What the screening bound needs of a query beside its codes (see screening.hpp).
+struct Terms {
+    float scale;
+    float residual;
+    float length;
+    float offset;
+};
 
 // Up to Kernels::group encoded queries.
 struct QueryGroup {
     int count;
     const void* codes;
-    const float* scales;
-    const float* residuals;
+    const Terms* terms;
     const float* limits;  // what a bound must reach to be of interest
 };
 
@@ -33,19 +40,18 @@ struct Kernels {
     // sums[r] = the float64 dot product, in one fixed order, of a query with `count` <= kExactRows rows.
     void (*dots)(const float* query, const float* const* rows, int count, std::int64_t dim, double* sums);
 
-    // Makes the 8-bit copy of 16 rows. `line` is room for `padded` floats, here and below.
+    // Makes the 8-bit copy of 16 rows. `center` has `padded` floats, `line` room for `padded` doubles, here and below.
     void (*encode_panel)(const float* rows, std::int64_t stride, std::int64_t dim, std::int64_t padded,
-                         const double* norms, float* line, std::int8_t* panel, float* scales, float* residuals);
+                         const double* norms, const float* center, double* line, std::int8_t* panel, PanelTerms* terms);
 
-    // Writes the codes of a query, four and again four, 4 * together codes from one four to the next, its scale and its
-    // residual.
-    void (*encode_query)(const float* row, std::int64_t dim, std::int64_t padded, double norm, float* line, void* codes,
-                         float* scale, float* residual);
+    // Writes the codes of a query, four and again four, 4 * together codes from one four to the next, and its terms.
+    void (*encode_query)(const float* row, std::int64_t dim, std::int64_t padded, double norm, const float* center,
+                         double* line, void* codes, Terms* terms);
 
     // bounds[16 q + r] >= the cosine of query q and row r of the panel. Returns the queries of which one of the 16
     // reaches the limit: bit q for query q.
     std::uint64_t (*screen)(const QueryGroup& queries, std::int64_t groups, const std::int8_t* panel,
-                            const float* scales, const float* residuals, float* bounds);
+                            const PanelTerms& terms, float* bounds);
 };
 
 Kernels scalar_kernels();

@@ -1,23 +1,28 @@
 // Screening: an upper bound of every cosine from 8-bit copies of the bank, so that only the few pairs that may belong
 // to the answer are scored exactly.
 //
-// A row b of the bank is stored as whole numbers B[i] from -127 to 127 with b / |b| close to s_b B, a query q as whole
-// numbers Q[i] (how many bits is up to the instruction set) with q / |q| close to s_q Q. Beside each stands its
-// residual: r_b >= | b / |b| - s_b B | and r_q likewise, measured and rounded up.
+// What is copied of a vector is what tells it from a centre m, the same for all: vectors of a trained encoder lie close
+// together, and their differences are short where they are not, so the copy's error is short too. A row b is stored as
+// whole numbers B[i] from -127 to 127 with b / |b| - m close to s_b B, a query q as whole numbers Q[i] (how many bits
+// is up to the instruction set) with q / |q| - m close to s_q Q.
 //
-// THE BOUND. Let u = q / |q|, v = b / |b|, U = s_q Q, V = s_b B. Then
-//     u.v = U.V + U.(v - V) + (u - U).v ,    and by Cauchy and Schwarz
-//     u.v <= U.V + |U| |v - V| + |u - U| |v| <= s_q s_b (Q.B) + (1 + r_q) r_b + r_q ,
-// as |v| = 1 and |U| <= |u| + |u - U| <= 1 + r_q. Q.B is a sum of whole numbers that stays below 2^31, so it is exact
-// in any order. What is rounded is the rest, in float32 with unit e = 2^-24; residuals are at most 1, since rounding to
-// the nearest multiple moves no element by more than its own size, so every |U.V| <= 4:
-//     Q.B to float, s_q s_b, and their product       at most 3.1 e * 4
-//     s_q and s_b themselves                          at most 2 e * 4
-//     (1 + r_q) r_b + r_q                             at most 4 e * 3
-//     the sum of the two, at most 7                   at most 7 e
-//     residuals in float64, and the exact score's own error, (dim + 8) 2^-52 with dim <= 65,536: below e
-// together less than 41 e = 2.5e-6. The bound that is computed adds kRounding = 4e-6.
-// A vector of zeros has s = r = 0, and its score, 0, is below the bound kRounding.
+// THE BOUND. Let p = q / |q| - m, w = b / |b| - m, P = s_q Q, W = s_b B, with 0 for q / |q| or b / |b| where a vector
+// is all zeros, which makes the cosine 0 as it should be. The terms that stand beside the numbers are the scale s, the
+// residual r_q >= |p - P|, the length l_q >= |p| and the offset o_q = m.p + |m|^2 / 2 of a query, likewise r_b, l_b
+// and o_b of a row. Then
+//     cosine = (p + m).(w + m) = p.w + o_q + o_b ,    and by Cauchy and Schwarz
+//     p.w = P.W + P.(w - W) + (p - P).w <= s_q s_b (Q.B) + (l_q + r_q) r_b + r_q l_b .
+// Q.B is a sum of whole numbers that stays below 2^31, so it is exact in any order. What is rounded is the rest, in
+// float32 with unit e = 2^-24. |m| <= 1.001, which makes lengths at most 2.001 and offsets at most 1.51; residuals are
+// at most as long as their vector, since rounding to the nearest multiple moves no element by more than its own size;
+// so |P| and |W| are at most 4.01 and |P.W| at most 16.1:
+//     Q.B to float, s_q, s_b, s_q s_b and their product         at most 5.1 e * 16.1
+//     l_q + r_q and its product with r_b, r_q l_b               at most 2.1 e * 8.1 and 1.1 e * 4.1
+//     the offsets themselves                                    at most 1.1 e * 3.1
+//     the sums, of at most 1.6, 3.1, 7.2, 15.3 and 31.4         at most 59 e
+// Residuals and lengths are rounded up, and what is left, float64 and floats that vanish, is below e, as is the exact
+// score's own error, (dim + 8) 2^-52 with dim <= 65,536: together less than 170 e = 1.02e-5. The bound that is computed
+// adds kRounding = 1.2e-5.
 //
 // Layout of the 8-bit copy: panels of 16 rows; within a panel groups of 4 elements, 64 bytes each: 4 bytes of row 0,
 // 4 of row 1, ... 4 of row 15. That is at once a tile of AMX (16 groups), a register of AVX-512, two of AVX2 and four
@@ -51,58 +56,81 @@ struct PlainQueries {
     static constexpr int kZero = 0;
 };
 
-// Encodes a row with whole numbers from -levels to levels, to which `zero_code` is added: groups of four codes, each
-// group `step` codes behind the one before, padded / 4 groups. `line` has room for `padded` floats.
-template <class Isa, typename Code>
-void encode_row(const float* row, std::int64_t dim, std::int64_t padded, double norm, double levels, int zero_code,
-                float* line, Code* codes, std::int64_t step, float* scale, float* residual) {
-    const bool zero = !(norm > 0.0);
-    for (std::int64_t i = 0; i < dim; ++i) line[i] = zero ? 0.0F : row[i];
-    for (std::int64_t i = dim; i < padded; ++i) line[i] = 0.0F;
+// The sum of eight lanes, folded as dot.hpp folds them.
+inline double folded(double* lanes) {
+    for (int half = kLanes / 2; half > 0; half /= 2) {
+        for (int lane = 0; lane < half; ++lane) lanes[lane] += lanes[lane + half];
+    }
+    return lanes[0];
+}
 
+// Encodes a row with whole numbers from -levels to levels, to which `zero_code` is added: groups of four codes, each
+// group `step` codes behind the one before, padded / 4 groups. `line` has room for `padded` doubles.
+template <class Isa, typename Code>
+Terms encode_row(const float* row, std::int64_t dim, std::int64_t padded, double norm, const float* center,
+                 double levels, int zero_code, double* line, Code* codes, std::int64_t step) {
+    for (std::int64_t i = 0; i < padded; ++i) line[i] = -static_cast<double>(center[i]);
+    if (norm > 0.0) {
+        const double shrink = 1.0 / norm;
+        for (std::int64_t i = 0; i < dim; ++i) line[i] += static_cast<double>(row[i]) * shrink;
+    }
+
+    double squares[kLanes] = {}, along[kLanes] = {};
     std::int32_t bits = 0;  // those of positive floats are in the order of the floats
-    for (std::int64_t i = 0; i < padded; ++i) {
-        std::int32_t size = 0;
-        memcpy(&size, line + i, sizeof size);
-        size &= 0x7FFFFFFF;
-        bits = size > bits ? size : bits;
+    for (std::int64_t i = 0; i < padded; i += kLanes) {
+        for (int lane = 0; lane < kLanes; ++lane) {
+            const double x = line[i + lane], m = center[i + lane];
+            squares[lane] += x * x;
+            along[lane] += m * (x + 0.5 * m);
+        }
+        for (int lane = 0; lane < kLanes; ++lane) {
+            const auto narrow = static_cast<float>(line[i + lane]);
+            std::int32_t size = 0;
+            memcpy(&size, &narrow, sizeof size);
+            size &= 0x7FFFFFFF;
+            bits = size > bits ? size : bits;
+        }
     }
     float largest = 0.0F;
     memcpy(&largest, &bits, sizeof largest);
-    const double unit = zero ? 0.0 : static_cast<double>(largest) / levels;
-    const double inverse = zero ? 0.0 : levels / static_cast<double>(largest);
+    const double unit = static_cast<double>(largest) / levels;
+    const double inverse = largest > 0.0F ? levels / static_cast<double>(largest) : 0.0;
 
     constexpr double round = 6755399441055744.0;  // 1.5 * 2^52
-    double squares[kLanes] = {};
+    double errors[kLanes] = {};
     for (std::int64_t i = 0; i < padded; i += kTileWidth) {
         Code part[kTileWidth];
-        double errors[kTileWidth];
+        double off[kTileWidth];
         for (int j = 0; j < kTileWidth; ++j) {
             // x + round has no room for a fraction, so x + round - round is the nearest whole number.
             const double x = line[i + j];
             const double code = (x * inverse + round) - round;
-            errors[j] = x - unit * code;
+            off[j] = x - unit * code;
             part[j] = static_cast<Code>(static_cast<std::int32_t>(code) + zero_code);
         }
         for (int j = 0; j < kTileWidth; j += kLanes) {
-            for (int lane = 0; lane < kLanes; ++lane) squares[lane] += errors[j + lane] * errors[j + lane];
+            for (int lane = 0; lane < kLanes; ++lane) errors[lane] += off[j + lane] * off[j + lane];
         }
         for (int j = 0; j < kTileWidth; j += kGroupWidth) {
             memcpy(codes + (i + j) / kGroupWidth * step, part + j, kGroupWidth * sizeof(Code));
         }
     }
-    for (int lane = 1; lane < kLanes; ++lane) squares[0] += squares[lane];
-    *scale = zero ? 0.0F : static_cast<float>(unit / norm);
-    *residual = zero ? 0.0F : static_cast<float>(sqrt(squares[0]) / norm * (1.0 + 1e-6));  // more than its rounding
+    constexpr double up = 1.0 + 1e-6;  // more than rounding to float takes off
+    return {static_cast<float>(unit), static_cast<float>(sqrt(folded(errors)) * up),
+            static_cast<float>(sqrt(folded(squares)) * up), static_cast<float>(folded(along))};
 }
 
 // See Kernels::encode_panel.
 template <class Isa>
 void encode_panel(const float* rows, std::int64_t stride, std::int64_t dim, std::int64_t padded, const double* norms,
-                  float* line, std::int8_t* panel, float* scales, float* residuals) {
+                  const float* center, double* line, std::int8_t* panel, PanelTerms* terms) {
     for (int r = 0; r < kPanelRows; ++r) {
-        encode_row<Isa>(rows + r * stride, dim, padded, norms[r], kRowLevels, 0, line, panel + r * kGroupWidth,
-                        kPanelRows * kGroupWidth, scales + r, residuals + r);
+        const Terms row = encode_row<Isa>(rows + r * stride, dim, padded, norms[r], center, kRowLevels, 0, line,
+                                          panel + r * kGroupWidth, kPanelRows * kGroupWidth);
+        terms->scales[r] = row.scale;
+        terms->residuals[r] = row.residual;
+        terms->lengths[r] = row.length;
+        terms->offsets[r] = row.offset;
     }
 }
 
@@ -116,29 +144,29 @@ double query_levels(std::int64_t dim) {
 
 // See Kernels::encode_query.
 template <class Isa>
-void encode_query(const float* row, std::int64_t dim, std::int64_t padded, double norm, float* line, void* codes,
-                  float* scale, float* residual) {
-    encode_row<Isa>(row, dim, padded, norm, query_levels<Isa>(dim), Isa::kZero, line,
-                    static_cast<typename Isa::Code*>(codes), Isa::kTogether * kGroupWidth, scale, residual);
+void encode_query(const float* row, std::int64_t dim, std::int64_t padded, double norm, const float* center,
+                  double* line, void* codes, Terms* terms) {
+    *terms = encode_row<Isa>(row, dim, padded, norm, center, query_levels<Isa>(dim), Isa::kZero, line,
+                             static_cast<typename Isa::Code*>(codes), Isa::kTogether * kGroupWidth);
 }
 
 // See Kernels::screen.
 template <class Isa>
-std::uint64_t screen(const QueryGroup& queries, std::int64_t groups, const std::int8_t* panel, const float* scales,
-                     const float* residuals, float* bounds) {
+std::uint64_t screen(const QueryGroup& queries, std::int64_t groups, const std::int8_t* panel, const PanelTerms& terms,
+                     float* bounds) {
     alignas(64) std::int32_t products[Isa::kGroup * kPanelRows];
     Isa::products(static_cast<const typename Isa::Code*>(queries.codes), queries.count, groups, panel, products);
     std::uint64_t passed = 0;
     for (int q = 0; q < queries.count; ++q) {
-        const float scale = queries.scales[q];
-        const float stretch = 1.0F + queries.residuals[q];
-        const float slack = queries.residuals[q] + kRounding;
+        const Terms query = queries.terms[q];
+        const float stretch = query.length + query.residual;
+        const float slack = query.offset + kRounding;
         const float limit = queries.limits[q];
         alignas(64) float line[kPanelRows];  // which nothing else overlaps, so that vectors can be made of the loops
 #pragma GCC unroll 1                         // unrolled, they would stay scalar
         for (int r = 0; r < kPanelRows; ++r) {
-            line[r] = static_cast<float>(products[q * kPanelRows + r]) * (scale * scales[r]) +
-                      (stretch * residuals[r] + slack);
+            line[r] = static_cast<float>(products[q * kPanelRows + r]) * (query.scale * terms.scales[r]) +
+                      (stretch * terms.residuals[r] + (query.residual * terms.lengths[r] + (terms.offsets[r] + slack)));
         }
         std::int32_t pass = 0;
 #pragma GCC unroll 1

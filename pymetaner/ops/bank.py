@@ -26,7 +26,7 @@ FloatArray = NDArray[np.floating[Any]]
 
 _PANEL = 16  # rows that are encoded together, as in csrc/cosine_topk/screening.hpp
 _TILE = 64  # what the 8-bit copy of a row is padded to
-_FORMAT = "pymetaner cosine bank 1"
+_FORMAT = "pymetaner cosine bank 2"
 _DTYPES = {"F32": np.float32, "F64": np.float64, "I8": np.int8}
 
 
@@ -83,17 +83,20 @@ class CosineBank:
         count = self._count + len(rows)
         if count > len(self._arrays.norms):
             # Twice the room of before, so that appending one by one costs O(1) a row.
-            self._arrays = self._arrays.moved(self._count, max(64, 1 << max(count - 1, 0).bit_length()))
-        self._arrays.vectors[self._count : count] = rows
+            arrays, encoded = self._arrays.moved(self._count, _room(count)), 0
+        else:
+            arrays, encoded = self._arrays, self._encoded
+        arrays.vectors[self._count : count] = rows
         if backend() == "native":
-            self._arrays.encode(self._encoded, count)
-            self._encoded = count
-        self._count = count  # last: whoever reads without a lock sees only complete rows
+            arrays.encode(encoded, count)
+            encoded = count
+        # The count last: whoever reads without a lock sees only complete rows.
+        self._arrays, self._encoded, self._count = arrays, encoded, count
 
     def keep(self, rows: NDArray[np.integer[Any]]) -> None:
         """Drops every vector whose index is not among `rows` (n,), which must ascend."""
         kept = CosineBank(self.dim)
-        kept._arrays = _Arrays.empty(self.dim, max(64, 1 << max(len(rows) - 1, 0).bit_length()))
+        kept._arrays = _Arrays.empty(self.dim, _room(len(rows)))
         np.take(self._arrays.vectors[: self._count], rows, axis=0, out=kept._arrays.vectors[: len(rows)], mode="clip")
         if backend() == "native":
             kept._arrays.encode(0, len(rows))
@@ -182,9 +185,9 @@ class CosineBank:
 
 
 class _Arrays(tuple[NDArray[Any], ...]):
-    """Vectors, norms, codes, scales and residuals of a bank, in the order in which the extension takes them."""
+    """Vectors, centre, norms, codes and terms of a bank, in the order in which the extension takes them."""
 
-    NAMES = ("vectors", "norms", "codes", "scales", "residuals")
+    NAMES = ("vectors", "center", "norms", "codes", "terms")
 
     @property
     def vectors(self) -> NDArray[np.float32]:
@@ -192,48 +195,50 @@ class _Arrays(tuple[NDArray[Any], ...]):
 
     @property
     def norms(self) -> NDArray[np.float64]:
-        return self[1]
+        return self[2]
 
     @classmethod
     def empty(cls, dim: int, rows: int) -> _Arrays:
-        panels, groups = rows // _PANEL, -(-dim // _TILE) * _TILE // 4
-        encoded = (np.empty(panels * _PANEL, np.float32) for _ in range(2))
-        codes = np.empty((panels, groups, _PANEL, 4), np.int8)
-        return cls((np.empty((rows, dim), np.float32), np.empty(rows), codes, *encoded))
+        panels, padded = rows // _PANEL, -(-dim // _TILE) * _TILE
+        codes = np.empty((panels, padded // 4, _PANEL, 4), np.int8)
+        terms = np.empty((panels, 4, _PANEL), np.float32)
+        return cls((np.empty((rows, dim), np.float32), np.zeros(padded, np.float32), np.empty(rows), codes, terms))
 
     def first(self, count: int) -> _Arrays:
         """Views of the first `count` rows and of the panels that they fill."""
-        panels = count // _PANEL
-        ends = (count, count, panels, panels * _PANEL, panels * _PANEL)
+        ends = (count, None, count, count // _PANEL, count // _PANEL)
         return _Arrays(array[:end] for array, end in zip(self, ends, strict=True))
 
     def moved(self, count: int, room: int) -> _Arrays:
-        """Copies of the first `count` rows, with room for more."""
+        """The first `count` vectors, with room for more, to be encoded anew: around a centre of what is there then."""
         other = _Arrays.empty(self.vectors.shape[1], room)
-        for target, source in zip(other.first(count), self.first(count), strict=True):
-            np.copyto(target, source)
+        np.copyto(other.vectors[:count], self.vectors[:count])
         return other
 
     def encode(self, old: int, count: int) -> None:
         """Encodes rows [old, count). What searches of the first `old` rows read is not touched."""
         first = old // _PANEL * _PANEL
-        vectors, _, codes, scales, residuals = self.first(count)
+        vectors, center, _, codes, terms = self.first(count)
+        if old == 0:
+            center[:] = extension().bank_center(vectors)
         norms = np.empty(count - first)
-        behind = (codes[first // _PANEL :], scales[first:], residuals[first:])
-        extension().encode_bank(vectors[first:], norms, *behind, torch.get_num_threads())
+        behind = (codes[first // _PANEL :], terms[first // _PANEL :])
+        extension().encode_bank(vectors[first:], center, norms, *behind, torch.get_num_threads())
         self.norms[old:count] = norms[old - first :]
 
     def check(self) -> None:
         """Raises ValueError unless shapes and dtypes go together."""
+        count, panels = len(self.vectors), len(self.vectors) // _PANEL
         wanted = _Arrays.empty(self.vectors.shape[1], 0)
-        for name, array, like, length in zip(_Arrays.NAMES, self, wanted, self._lengths(), strict=True):
+        lengths = (count, len(wanted[1]), count, panels, panels)
+        for name, array, like, length in zip(_Arrays.NAMES, self, wanted, lengths, strict=True):
             if array.dtype != like.dtype or array.shape != (length, *like.shape[1:]):
                 raise ValueError(f"{name} are {array.dtype} of shape {array.shape}")
 
-    def _lengths(self) -> tuple[int, ...]:
-        count = len(self.vectors)
-        panels = count // _PANEL
-        return count, count, panels, panels * _PANEL, panels * _PANEL
+
+def _room(count: int) -> int:
+    """How many rows a bank of `count` makes room for."""
+    return max(64, 1 << max(count - 1, 0).bit_length())
 
 
 def _plain(queries: object, dim: int, k: object, exclude: object, count: int) -> bool:

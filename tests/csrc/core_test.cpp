@@ -159,8 +159,10 @@ void test_cosine_topk(std::int64_t dim) {
                 const std::int64_t panels = pymetaner::panels_of(size, dim);
                 std::vector<double> norms(static_cast<std::size_t>(size));
                 std::vector<std::int8_t> codes(static_cast<std::size_t>(panels * 16 * pymetaner::padded_dim(dim)));
-                std::vector<float> scales(static_cast<std::size_t>(panels * 16)), residuals(scales.size());
-                const pymetaner::Codes encoded{panels, norms.data(), codes.data(), scales.data(), residuals.data()};
+                std::vector<pymetaner::PanelTerms> terms(static_cast<std::size_t>(panels));
+                std::vector<float> center(static_cast<std::size_t>(pymetaner::padded_dim(dim)));
+                pymetaner::center_of(bank, center.data());
+                const pymetaner::Codes encoded{panels, center.data(), norms.data(), codes.data(), terms.data()};
                 pymetaner::encode(bank, threads, encoded);
                 std::fill(indices.begin(), indices.end(), -2);
                 pymetaner::cosine_topk(queries, bank, encoded, nullptr, k, threads, scores.data(), indices.data());

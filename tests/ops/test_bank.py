@@ -133,14 +133,18 @@ def test_errors():
 def test_the_extension_checks_what_it_is_given():
     from pymetaner import _cpu
 
-    vectors, norms, codes, scales, residuals = filled(40)._arrays.first(32)
+    vectors, center, norms, codes, terms = filled(40)._arrays.first(32)
+    wide = np.ascontiguousarray(np.full_like(center, 0.2))
     for arguments, words in [
-        ((vectors, norms[:3], codes, scales, residuals), "norms has 3 elements: expected 32"),
-        ((vectors, norms, codes[:1], scales, residuals), "scales has 32 elements: expected 16"),
-        ((vectors, norms, codes, scales, residuals[:1]), "residuals has 1 elements: expected 32"),
-        ((vectors[:31], norms[:31], codes, scales, residuals), "2 panels for 31 rows: expected at most 1"),
-        ((vectors, norms, codes[:, :, :, ::2], scales, residuals), "not contiguous"),
-        ((vectors, norms.astype(np.float32), codes, scales, residuals), "dtype float32"),
+        ((vectors, center, norms[:3], codes, terms), "norms has 3 elements: expected 32"),
+        ((vectors, center[:19], norms, codes, terms), "center has 19 elements: expected 64"),
+        ((vectors, wide, norms, codes, terms), "squared length 2.56"),
+        ((vectors, center * np.nan, norms, codes, terms), "squared length nan"),
+        ((vectors, center, norms, codes[:1], terms), "terms has 2 elements: expected 1"),
+        ((vectors, center, norms, codes, terms[:, :3].copy()), r"terms are not \(panels, 4, 16\)"),
+        ((vectors[:31], center, norms[:31], codes, terms), "2 panels for 31 rows: expected at most 1"),
+        ((vectors, center, norms, codes[:, :, :, ::2], terms), "not contiguous"),
+        ((vectors, center, norms.astype(np.float32), codes, terms), "dtype float32"),
     ]:
         with pytest.raises(ValueError, match=words):
             _cpu.search_bank(vectors[:1], *arguments, 1)
@@ -148,4 +152,4 @@ def test_the_extension_checks_what_it_is_given():
             _cpu.encode_bank(*arguments)
     norms.flags.writeable = False
     with pytest.raises(ValueError, match="must be writeable"):
-        _cpu.encode_bank(vectors, norms, codes, scales, residuals)
+        _cpu.encode_bank(vectors, center, norms, codes, terms)

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from op_backends import INSTRUCTION_SETS, using
 
 from pymetaner import _cpu, ops
 
 
-def encoded(rows):
-    """norms, codes, scales and residuals of whole panels."""
+def encoded(rows, center):
+    """norms, codes and terms of whole panels."""
     count, dim = rows.shape
     groups = -(-dim // 64) * 16
-    out = (np.zeros(count), np.zeros((count // 16, groups, 16, 4), np.int8), *np.zeros((2, count), np.float32))
-    _cpu.encode_bank(rows, *out)
+    out = (np.zeros(count), np.zeros((count // 16, groups, 16, 4), np.int8), np.zeros((count // 16, 4, 16), np.float32))
+    _cpu.encode_bank(rows, center, *out)
     return out
 
 
@@ -23,41 +25,78 @@ def decoded(codes):
     return codes.transpose(0, 2, 1, 3).reshape(codes.shape[0] * 16, -1).astype(np.float64)
 
 
+def padded(vector, length=1.0):
+    """A centre of this length in the direction of a vector."""
+    wide = np.zeros(-(-len(vector) // 64) * 64, np.float32)
+    wide[: len(vector)] = vector / max(np.linalg.norm(vector), 1e-30) * length
+    return wide
+
+
 KINDS = {
     "normal": lambda rng, n, d: rng.standard_normal((n, d)),
     "one large element": lambda rng, n, d: np.where(np.arange(d) == 0, 1.0, 1e-3 * rng.standard_normal((n, d))),
     "half steps": lambda rng, n, d: np.where(np.arange(d) == 0, 127.0, rng.integers(-126, 126, (n, d)) + 0.5),
     "denormal": lambda rng, n, d: rng.standard_normal((n, d)) * 1e-42,
     "huge": lambda rng, n, d: np.clip(rng.standard_normal((n, d)) * 1e38, -3e38, 3e38),
+    "close together": lambda rng, n, d: 1.0 + 0.01 * rng.standard_normal((n, d)),
     "zeros": lambda rng, n, d: np.zeros((n, d)),
+}
+CENTERS = {
+    "none": lambda rows: padded(np.ones(rows.shape[1]), 0.0),
+    "theirs": _cpu.bank_center,
+    "far": lambda rows: padded(-rows[0].astype(np.float64)),
 }
 
 
+@pytest.mark.parametrize("center", CENTERS)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dim", [1, 5, 64, 77, 768])
 @pytest.mark.parametrize("name", INSTRUCTION_SETS)
-def test_the_residual_is_what_the_copy_is_off_by(name, kind, dim):
+def test_the_terms_are_what_the_bound_says(name, dim, kind, center):
     rows = KINDS[kind](np.random.default_rng(dim), 32, dim).astype(np.float32)
+    middle = CENTERS[center](rows)
     with using(name):
-        norms, codes, scales, residuals = encoded(rows)
-    wide = rows.astype(np.float64)
+        norms, codes, terms = encoded(rows, middle)
+    scales, residuals, lengths, offsets = terms.astype(np.float64).transpose(1, 0, 2).reshape(4, 32)
+    wide, m = rows.astype(np.float64), middle[:dim].astype(np.float64)
     np.testing.assert_allclose(norms, np.linalg.norm(wide, axis=1), rtol=1e-14)
-    unit = wide / np.where(norms > 0, norms, 1)[:, None]
-    copy = scales[:, None].astype(np.float64) * decoded(codes)
-    off = np.linalg.norm(unit - np.pad(copy, ((0, 0), (0, 0)))[:, :dim], axis=1)
-    assert (off <= residuals.astype(np.float64) + 1e-6).all()
-    assert (off >= residuals - 2e-6).all()  # no more than its own rounding above
+    w = wide / np.where(norms > 0, norms, 1)[:, None] - m
+    off = np.linalg.norm(w - (scales[:, None] * decoded(codes))[:, :dim], axis=1)
+    for above, exact in ((residuals, off), (lengths, np.linalg.norm(w, axis=1))):
+        assert (exact <= above + 1e-6).all()
+        assert (exact >= above - 4e-6).all()  # no more than its own rounding above
+    np.testing.assert_allclose(offsets, w @ m + m @ m / 2, atol=2e-7)
     assert not decoded(codes)[:, dim:].any() and np.abs(codes).max(initial=0) <= 127
 
 
+def test_the_center_is_near_the_mean():
+    rng = np.random.default_rng(0)
+    rows = (3.0 + rng.standard_normal((3000, 70))).astype(np.float32)
+    rows[7] = 0
+    rows[8] *= 1e30
+    unit = rows / np.maximum(np.linalg.norm(rows.astype(np.float64), axis=1), 1e-30)[:, None]
+    center = _cpu.bank_center(rows)
+    assert np.linalg.norm(center[:70] - unit.mean(0)) < 0.03 and not center[70:].any()
+    assert not _cpu.bank_center(np.zeros((20, 5), np.float32)).any()
+    assert not _cpu.bank_center(np.zeros((0, 5), np.float32)).any()
+
+
+def around(along, vectors):
+    """Unit vectors, made shorter, behind one more element, so that they lie around a centre of the length `along`."""
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    first = np.full((len(unit), 1), along)
+    return np.concatenate([first, np.sqrt(1 - along**2) * unit], axis=1).astype(np.float32)
+
+
 @pytest.mark.parametrize("name", INSTRUCTION_SETS)
+@pytest.mark.parametrize("along", [0.0, 0.6, 0.99])
 @pytest.mark.parametrize("dim", [64, 200, 768])
-def test_vectors_on_the_bound_are_found(name, dim):
+def test_vectors_on_the_bound_are_found(name, dim, along):
     """The nearest vector is one whose 8-bit copy looks as much farther away as the bound allows.
 
     v = (p + e) / |p + e| with p on the grid of the copy and e less than half a step in every element, so that the copy
     of v is p. A query along e sees the copy at 0 and v at |e|: U.V is off by the whole residual. Decoys, exactly on the
-    grid along another axis, score between the two.
+    grid along another axis, score between the two. All of it lies around a centre.
     """
     rng = np.random.default_rng(dim)
     half = dim // 2
@@ -70,19 +109,69 @@ def test_vectors_on_the_bound_are_found(name, dim):
     rest = np.zeros((4095, dim))  # cosines from 0.999 of the residual down: above U.V = 0 of the best, below its own
     rest[:, 0] = 1.0
     rest += np.linspace(0.1, 0.999, 4095)[:, None] * residual * query
-    bank = np.concatenate([rest[:2000], best[None], rest[2000:]]).astype(np.float32)
-    bank = np.ascontiguousarray(bank[: len(bank) // 16 * 16])
-    queries = np.repeat(query[None], 9, axis=0).astype(np.float32)
+
+    bank = around(along, np.concatenate([rest[:2000], best[None], rest[2000:]]))
+    queries = around(along, np.repeat(query[None], 9, axis=0))
+    center = padded(np.eye(1, dim + 1)[0], along)
     with using(name):
-        _, codes, _, residuals = encoded(bank)
-        assert not (decoded(codes)[2000, half:dim]).any()  # the copy knows nothing of what the query asks for
-        assert residuals[2000] > 0.99 * residual
-        scores, indices = ops.cosine_topk(queries, bank, 3)
+        norms, codes, terms = encoded(bank, center)
+        assert not (decoded(codes)[2000, half + 1 : dim + 1]).any()  # the copy knows nothing of what the query asks for
+        assert terms[125, 1, 0] > 0.99 * residual * np.sqrt(1 - along**2)
+        scores, indices = _cpu.search_bank(queries, bank, center, norms, codes, terms, 3)
     with using("reference"):
         wanted = ops.cosine_topk(queries, bank, 3)
     np.testing.assert_array_equal(indices, wanted[1])
     np.testing.assert_array_equal(scores, wanted[0])
     assert (indices[:, 0] == 2000).all()
+
+
+@pytest.mark.parametrize("name", INSTRUCTION_SETS)
+@pytest.mark.parametrize("along", [0.0, 0.6, 0.99])
+@pytest.mark.parametrize("dim", [64, 200, 768])
+def test_queries_on_the_bound_find_theirs(name, dim, along):
+    """The same of a query: its copy, where it has 8 bits, is p, and knows nothing of e, where the nearest lies."""
+    rng = np.random.default_rng(dim)
+    half = dim // 2
+    p, e = np.zeros(dim), np.zeros(dim)
+    p[0], p[1 : half - 1] = 127.0, rng.integers(-100, 100, half - 2)  # nothing at half - 1, for the decoys
+    e[half:] = np.where(rng.random(dim - half) < 0.5, 0.49, -0.49)
+    query = p + e
+    residual = np.linalg.norm(e) / np.linalg.norm(query)
+    rest = np.zeros((4095, dim))
+    rest[:, 0] = np.linspace(0.1, 0.999, 4095) * residual * np.linalg.norm(query) / 127.0
+    rest[:, half - 1] = np.sqrt(1 - rest[:, 0] ** 2)
+    bank = around(along, np.concatenate([rest[:4000], e[None], rest[4000:]]))
+    queries = around(along, np.repeat(query[None], 9, axis=0))
+    center = padded(np.eye(1, dim + 1)[0], along)
+    with using(name):
+        scores, indices = _cpu.search_bank(queries, bank, center, *encoded(bank, center), 3)
+    with using("reference"):
+        wanted = ops.cosine_topk(queries, bank, 3)
+    np.testing.assert_array_equal(indices, wanted[1])
+    np.testing.assert_array_equal(scores, wanted[0])
+    assert (indices[:, 0] == 4000).all()
+
+
+@pytest.mark.parametrize("name", INSTRUCTION_SETS)
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), dim=st.integers(1, 200), length=st.floats(0, 1), spread=st.floats(-6, 1))
+def test_any_center_gives_the_right_answer(name, seed, dim, length, spread):
+    rng = np.random.default_rng(seed)
+    middle, center = rng.standard_normal(dim), padded(rng.standard_normal(dim), length)
+    if rng.random() < 0.5:
+        center = padded(middle, length)
+    bank, queries = (
+        (middle + 10.0**spread * rng.standard_normal((n, dim))).astype(np.float32)
+        for n in (16 * rng.integers(1, 20), 7)
+    )
+    bank[rng.integers(len(bank))] = 0
+    queries[rng.integers(7)] = 0
+    with using(name):
+        scores, indices = _cpu.search_bank(queries, bank, center, *encoded(bank, center), 5)
+    with using("reference"):
+        wanted = ops.cosine_topk(queries, bank, 5)
+    np.testing.assert_array_equal(indices, wanted[1])
+    np.testing.assert_array_equal(scores, wanted[0])
 
 
 @pytest.mark.parametrize("name", INSTRUCTION_SETS)

@@ -69,10 +69,11 @@ def test_the_8_bit_copy_is_the_same_from_every_set(name):
     rows = np.random.default_rng(0).standard_normal((48, 77), np.float32)
 
     def encoded(which):
-        arrays = (np.zeros(48), np.zeros((3, 32, 16, 4), np.int8), np.zeros(48, np.float32), np.zeros(48, np.float32))
+        arrays = (np.zeros(48), np.zeros((3, 32, 16, 4), np.int8), np.zeros((3, 4, 16), np.float32))
         with using(which):
-            _cpu.encode_bank(rows, *arrays)
-        return arrays
+            center = _cpu.bank_center(rows)
+            _cpu.encode_bank(rows, center, *arrays)
+        return center, *arrays
 
     for actual, expected in zip(encoded(name), encoded("scalar"), strict=True):
         np.testing.assert_array_equal(actual, expected)
