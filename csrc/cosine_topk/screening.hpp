@@ -6,16 +6,16 @@
 // whole numbers B[i] from -127 to 127 with b / |b| - m close to s_b B, a query q as whole numbers Q[i] (how many bits
 // is up to the instruction set) with q / |q| - m close to s_q Q.
 //
-// THE BOUND. Let p = q / |q| - m, w = b / |b| - m, P = s_q Q, W = s_b B, with 0 for q / |q| or b / |b| where a vector
-// is all zeros, which makes the cosine 0 as it should be. The terms that stand beside the numbers are the scale s, the
-// residual r_q >= |p - P|, the length l_q >= |p| and the offset o_q = m.p + |m|^2 / 2 of a query, likewise r_b, l_b
-// and o_b of a row. Then
-//     cosine = (p + m).(w + m) = p.w + o_q + o_b ,    and by Cauchy and Schwarz
+// THE BOUND. Let u = q / |q| and v = b / |b|, or 0 where a vector is all zeros, which makes the cosine u.v 0 as it
+// should be. Let p = u - m, w = v - m, P = s_q Q, W = s_b B. The terms that stand beside the numbers are the scale s,
+// the residual r_q >= |p - P|, the length l_q >= |p| and the offset o_q = (|u|^2 - |p|^2) / 2 of a query, likewise r_b,
+// l_b and o_b of a row. As u - v = p - w,
+//     |u|^2 - 2 u.v + |v|^2 = |p|^2 - 2 p.w + |w|^2 ,    so u.v = p.w + o_q + o_b ,    and by Cauchy and Schwarz
 //     p.w = P.W + P.(w - W) + (p - P).w <= s_q s_b (Q.B) + (l_q + r_q) r_b + r_q l_b .
 // Q.B is a sum of whole numbers that stays below 2^31, so it is exact in any order. What is rounded is the rest, in
-// float32 with unit e = 2^-24. |m| <= 1.001, which makes lengths at most 2.001 and offsets at most 1.51; residuals are
-// at most as long as their vector, since rounding to the nearest multiple moves no element by more than its own size;
-// so |P| and |W| are at most 4.01 and |P.W| at most 16.1:
+// float32 with unit e = 2^-24. |m| <= 1.001, so lengths are at most 2.001 and offsets between -1.51 and 0.51; residuals
+// are at most as long as their vector, since rounding to the nearest multiple moves no element by more than its own
+// size; so |P| and |W| are at most 4.01 and |P.W| at most 16.1:
 //     Q.B to float, s_q, s_b, s_q s_b and their product         at most 5.1 e * 16.1
 //     l_q + r_q and its product with r_b, r_q l_b               at most 2.1 e * 8.1 and 1.1 e * 4.1
 //     the offsets themselves                                    at most 1.1 e * 3.1
@@ -69,28 +69,28 @@ inline double folded(double* lanes) {
 template <class Isa, typename Code>
 Terms encode_row(const float* row, std::int64_t dim, std::int64_t padded, double norm, const float* center,
                  double levels, int zero_code, double* line, Code* codes, std::int64_t step) {
-    for (std::int64_t i = 0; i < padded; ++i) line[i] = -static_cast<double>(center[i]);
-    if (norm > 0.0) {
-        const double shrink = 1.0 / norm;
-        for (std::int64_t i = 0; i < dim; ++i) line[i] += static_cast<double>(row[i]) * shrink;
+    const float* const from = norm > 0.0 ? row : center;  // times 0
+    const double shrink = norm > 0.0 ? 1.0 / norm : 0.0;
+    double squares[kLanes] = {};
+    std::int32_t sizes[kLanes] = {};  // bits of positive floats are in the order of the floats
+    const auto take = [&](std::int64_t i, std::int64_t lane) {
+        const double x = static_cast<double>(from[i]) * shrink - static_cast<double>(center[i]);
+        line[i] = x;
+        squares[lane] += x * x;
+        const auto narrow = static_cast<float>(x);
+        std::int32_t size = 0;
+        memcpy(&size, &narrow, sizeof size);
+        size &= 0x7FFFFFFF;
+        sizes[lane] = size > sizes[lane] ? size : sizes[lane];
+    };
+    const std::int64_t whole = dim / kLanes * kLanes;
+    for (std::int64_t i = 0; i < whole; i += kLanes) {
+        for (int lane = 0; lane < kLanes; ++lane) take(i + lane, lane);
     }
-
-    double squares[kLanes] = {}, along[kLanes] = {};
-    std::int32_t bits = 0;  // those of positive floats are in the order of the floats
-    for (std::int64_t i = 0; i < padded; i += kLanes) {
-        for (int lane = 0; lane < kLanes; ++lane) {
-            const double x = line[i + lane], m = center[i + lane];
-            squares[lane] += x * x;
-            along[lane] += m * (x + 0.5 * m);
-        }
-        for (int lane = 0; lane < kLanes; ++lane) {
-            const auto narrow = static_cast<float>(line[i + lane]);
-            std::int32_t size = 0;
-            memcpy(&size, &narrow, sizeof size);
-            size &= 0x7FFFFFFF;
-            bits = size > bits ? size : bits;
-        }
-    }
+    for (std::int64_t i = whole; i < dim; ++i) take(i, i - whole);
+    for (std::int64_t i = dim; i < padded; ++i) line[i] = 0.0;
+    std::int32_t bits = 0;
+    for (int lane = 0; lane < kLanes; ++lane) bits = sizes[lane] > bits ? sizes[lane] : bits;
     float largest = 0.0F;
     memcpy(&largest, &bits, sizeof largest);
     const double unit = static_cast<double>(largest) / levels;
@@ -115,9 +115,10 @@ Terms encode_row(const float* row, std::int64_t dim, std::int64_t padded, double
             memcpy(codes + (i + j) / kGroupWidth * step, part + j, kGroupWidth * sizeof(Code));
         }
     }
+    const double square = folded(squares);
     constexpr double up = 1.0 + 1e-6;  // more than rounding to float takes off
     return {static_cast<float>(unit), static_cast<float>(sqrt(folded(errors)) * up),
-            static_cast<float>(sqrt(folded(squares)) * up), static_cast<float>(folded(along))};
+            static_cast<float>(sqrt(square) * up), static_cast<float>(((norm > 0.0 ? 1.0 : 0.0) - square) / 2)};
 }
 
 // See Kernels::encode_panel.
