@@ -18,21 +18,22 @@ def cosine_topk(
     exclude: NDArray[np.int64] | None = None,
     threads: int = 1,
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]: ...
+def bank_center(rows: NDArray[np.float32]) -> NDArray[np.float32]: ...
 def encode_bank(
     rows: NDArray[np.float32],
+    center: NDArray[np.float32],
     norms: NDArray[np.float64],
     codes: NDArray[np.int8],
-    scales: NDArray[np.float32],
-    residuals: NDArray[np.float32],
+    terms: NDArray[np.float32],
     threads: int = 1,
 ) -> None: ...
 def search_bank(
     queries: NDArray[np.float32],
     bank: NDArray[np.float32],
+    center: NDArray[np.float32],
     norms: NDArray[np.float64],
     codes: NDArray[np.int8],
-    scales: NDArray[np.float32],
-    residuals: NDArray[np.float32],
+    terms: NDArray[np.float32],
     k: int,
     exclude: NDArray[np.int64] | None = None,
     threads: int = 1,
