@@ -72,7 +72,8 @@ class Calibration:
     """The settings that tag a memory's own sentences best.
 
     Attributes:
-        best: what won: learning from all of the memory if its margin is above 0, else what has the largest margin.
+        best: what won: learning from all of the memory if its margin is above 0, else what has the largest margin. A
+            step on supports, which costs the most, wins only if it gains surely over the best of what goes without one.
         plain: the model without adapting.
         trials: everything that was tried, `plain` first.
         sentences: how many sentences of the memory were tagged.
@@ -124,9 +125,9 @@ def calibrate(
     first, each third of the memory tagged by a model that learned from the other two; if that gains, it wins. Else
     every pair of a number of nearest supports and `lrs` is tried, then other numbers of steps and fewer layers with the
     best pair, and last the weight of the nearest labelled words, without a step and with the best one. What gains most
-    over not adapting wins. A gain counts less one standard error, since a few sentences may show one by chance; if
-    nothing gains, not adapting wins. What supports give to a step is computed once, so a trial costs little more than
-    tagging.
+    over not adapting wins, but a step only if it gains over the votes alone too, which cost far less. A gain counts
+    less one standard error, since a few sentences may show one by chance; if nothing gains, not adapting wins. What
+    supports give to a step is computed once, so a trial costs little more than tagging.
 
     Args:
         model: the model.
@@ -186,7 +187,7 @@ def calibrate(
     # On top of what all sentences taught, their votes add nothing but chance.
     for trial in [plain] if best is plain or from_all else [best, plain]:
         tried += [trials.fused(trial, weight) for weight in weights]
-    return Calibration(from_all or max(tried, key=_margin), plain, tuple(tried), len(trials.sentences))
+    return Calibration(from_all or trials.best(tried), plain, tuple(tried), len(trials.sentences))
 
 
 _Choice = tuple[SupportCount, InnerStep | FineTuning | None, float]
@@ -273,6 +274,13 @@ class _Trials:
     def fused(self, trial: Trial, weight: float) -> Trial:
         """The same with the votes of the nearest labelled words."""
         return self._trial(trial.k, trial.inner, weight, fused(self.logits[_choice(trial)], self.votes, weight), trial)
+
+    def best(self, tried: Sequence[Trial]) -> Trial:
+        """The largest margin; the largest of those without a step, if it is not surely worse."""
+        best, free = max(tried, key=_margin), max((trial for trial in tried if trial.k == 0), key=_margin)
+        if best.k == 0 or _sure_gain(self.counts[_choice(best)], self.counts[_choice(free)]) > 0:
+            return best
+        return free
 
     def _trial(
         self,

@@ -45,6 +45,7 @@ def test_scores_are_those_of_sentences_left_out(model, optimizer):
 def _adapting_is_best(monkeypatch):
     """A network with random weights gets worse by adapting; let it win."""
     monkeypatch.setattr(calibration, "_margin", lambda trial: (trial.k, trial.inner is not None and trial.inner.steps))
+    monkeypatch.setattr(calibration, "_sure_gain", lambda *_: 1.0)
 
 
 @pytest.mark.usefixtures("_adapting_is_best")
@@ -74,6 +75,11 @@ def test_not_adapting_wins_unless_something_is_better(model):
     plain, adapted = predict(model, texts), adapt(model, texts, **found.arguments)
     assert [r.entities for r in adapted] == [r.entities for r in plain]
     assert adapted[0].supports == () and adapted[0].profile.engine == "none"
+
+
+def test_a_step_that_gains_nothing_over_the_votes_alone_is_not_taken(model, monkeypatch):
+    monkeypatch.setattr(calibration, "_margin", lambda trial: (trial.k, trial.knn))
+    assert calibrate(model, ks=(1,), lrs=(1e-9,), knns=(0.5,)).arguments == {"k": 0, "knn": 0.5}
 
 
 def test_a_memory_calibrates_itself(model):

@@ -4,7 +4,6 @@ namespace py = pybind11;
 
 namespace pymetaner {
 namespace {
-
 using Array = const py::array&;
 
 py::array_t<float> bound_center(Array rows) {
@@ -42,8 +41,7 @@ py::tuple bound_search(Array queries, Array bank, Array center, Array norms, Arr
 void register_cosine_topk(py::module_& module) {
     module.def(
         "cosine_topk",
-        [](const py::array& queries, const py::array& bank, std::int64_t k, const std::optional<py::array>& exclude,
-           int threads) {
+        [](Array queries, Array bank, std::int64_t k, const std::optional<py::array>& exclude, int threads) {
             const Rows q = rows_of(queries, "queries"), b = rows_of(bank, "bank");
             return searched(q, b, k, exclude, threads, [&](auto* left_out, float* scores, std::int64_t* indices) {
                 cosine_topk(q, b, left_out, k, threads, scores, indices);
