@@ -80,7 +80,7 @@ def curves(scores: Scores, path: Path) -> None:
         axes.set_xlabel("labelled sentences")
     first = figure.axes[0]
     first.set_ylabel("F1")
-    first.legend(frameon=False, fontsize="small")
+    figure.legend(*first.get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
     figure.savefig(path, dpi=150)
 
 

@@ -114,7 +114,7 @@ def calibrate(
     knns: Sequence[float] = (0.3, 0.5, 0.7),
     optimizer: InnerOptimizer = "sgd",
     most: int = 100,
-    most_for_all: int = 1000,
+    most_for_all: int = 10_000,
     batch_size: int = 16,
     precision: Precision = "fp32",
     progress: bool = False,

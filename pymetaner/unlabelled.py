@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["pseudo_labelled", "self_train"]
 
+_OF_THE_WAY = 0.6  # to what its own labels taught, however many they are: they are not as sure as given ones
+
 
 def pseudo_labelled(
     model: MetaNER,
@@ -92,7 +94,7 @@ def self_train(
         >>> italian.save_pretrained("italian")  # doctest: +SKIP
     """
     rate = step_size(model, lr, "adamw")
-    how = FineTuning(rate, steps, mask_probability=mask_probability, seed=seed)
+    how = FineTuning(rate, steps, mask_probability=mask_probability, interpolation=_OF_THE_WAY, seed=seed)
     computation = Computation(precision=precision, progress=progress)
     sentences = [sentence for sentence in as_sentences(texts)[0] if len(sentence)]
     if not sentences:

@@ -78,7 +78,7 @@ def test_settings_of_adapt(model, name):
 def test_settings_objects(kind, names):
     for name in names:
         for value in NUMBERS:
-            if (name, value) not in (("learn_rates", True), ("lr", [1]), ("lr", {})):
+            if (name, value) not in (("learn_rates", True), ("lr", [1]), ("lr", {}), ("interpolation", None)):
                 refused(kind, **{name: value})
     for seed in (-1, 2**32, 0.5):
         if "seed" in names:

@@ -35,6 +35,8 @@ __all__ = ["FineTuning", "fine_tuned_logits", "fine_tuned_model"]
 # If no number of steps is given: two passes over the supports, but at least 24 steps or eight passes, whichever is
 # less, and at most 160 steps (benchmarks/results/LOG.md).
 _PASSES, _FEW_STEPS, _MOST_PASSES, _MOST_STEPS = 2, 24, 8, 160
+# If nothing is said of how far to go: n / (n + 300) of the way on n windows, at least six tenths (likewise).
+_LEAST_OF_THE_WAY, _AS_MANY = 0.6, 300
 _WARM = 5  # steps that warm up
 _CLIP = 1.0  # largest norm of the gradient of all weights
 
@@ -55,7 +57,8 @@ class FineTuning:
         batch_size: windows (sentences, but for very long ones) a step, 1 or more.
         mask_probability: of replacing a piece with an entity tag by the mask piece, drawn anew each time, 0 to 1 (Wu et
             al. 2020, section 3.3); a tokenizer without that piece masks nothing.
-        interpolation: how far from the model's weights to the mean the result lies, above 0 to 1.
+        interpolation: how far from the model's weights to the mean the result lies, above 0 to 1; None for
+            n / (n + 300) on n windows, at least 0.6: the more there are, the less what the model knew counts.
         seed: fixes batches, masks and dropout.
     """
 
@@ -64,7 +67,7 @@ class FineTuning:
     lambda_max: float = 0.0
     batch_size: int = 32
     mask_probability: float = 0.0
-    interpolation: float = 0.6
+    interpolation: float | None = None
     seed: int = 0
     optimizer: ClassVar[str] = "adamw"
 
@@ -75,8 +78,15 @@ class FineTuning:
         keep(self, number, "lambda_max")
         keep(self, whole, "batch_size", least=1)
         keep(self, number, "mask_probability", most=1)
-        keep(self, number, "interpolation", most=1, positive=True)
+        if self.interpolation is not None:
+            keep(self, number, "interpolation", most=1, positive=True)
         keep(self, whole, "seed", most=LARGEST_SEED)
+
+    def interpolation_on(self, windows: int) -> float:
+        """How far the result lies from the model's weights to the mean after so many windows."""
+        if self.interpolation is not None:
+            return self.interpolation
+        return max(_LEAST_OF_THE_WAY, windows / (windows + _AS_MANY))
 
     def steps_on(self, windows: int) -> int:
         """How many steps are taken on so many windows."""
@@ -131,9 +141,10 @@ def fine_tuned_model(
                     for name, weight in weights.items():
                         means[name].lerp_(weight.detach(), 1 / averaged)
         own = adapted_parameters(model.network, model.settings.freeze_layers)
+        far = how.interpolation_on(len(windows))
         with torch.no_grad():
             for name, weight in weights.items():
-                weight.copy_(own[name].lerp(means[name], how.interpolation))
+                weight.copy_(own[name].lerp(means[name], far))
         check_finite(steps, 0.0, weights.values())
         network.requires_grad_(False)
         network.eval()

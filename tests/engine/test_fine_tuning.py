@@ -72,10 +72,11 @@ def plain_loop(model, supports, how):
         if step >= how.steps // 4:
             kept.append({name: weight.detach().clone() for name, weight in weights.items()})
     own = model.network.state_dict()
+    far = how.interpolation_on(len(windows))
     with torch.no_grad():
         for name, weight in weights.items():
             mean = torch.stack([each[name] for each in kept]).mean(0)
-            weight.copy_((1 - how.interpolation) * own[name] + how.interpolation * mean)
+            weight.copy_((1 - far) * own[name] + far * mean)
     return learner
 
 
@@ -161,6 +162,8 @@ def test_step_sizes_of_layers_and_steps_by_size():
         fine_tuned_model(model, SUPPORTS, FineTuning((0.1,) * (groups + 1)), Computation())
     assert [FineTuning().steps_on(n) for n in (1, 33, 384, 1000, 100_000)] == [8, 16, 24, 63, 160]
     assert FineTuning(steps=7).steps_on(1000) == 7
+    ways = [FineTuning().interpolation_on(n) for n in (1, 450, 900, 5700)]
+    assert ways == [0.6, 0.6, 0.75, 0.95] and FineTuning(interpolation=1.0).interpolation_on(1) == 1.0
 
 
 def test_a_tokenizer_without_a_mask_piece_masks_nothing():
