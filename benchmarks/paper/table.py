@@ -116,6 +116,7 @@ def compare(file: Path, runs: Path, scores: Scores, most: int | None) -> None:
     pairs.append(((AVERAGED, None, 0), (BASE_AVERAGED, None, 0)))
     pairs.append((("full", None, 0), ("mask+max", None, 0)))  # what the inner steps themselves are worth
     pairs += [(("full", "unlabelled", "all"), (row, "unlabelled", "all")) for row in ("base", "mask+max")]
+    pairs.append((("averaged-pair", "unlabelled", "all"), ("full", "unlabelled", "all")))
     for ours, theirs in pairs:
         done = {(tuple(line["row"]), tuple(line["against"])) for line in lines(file)}
         if (ours, theirs) in done:
