@@ -44,6 +44,7 @@ int lowest_bit(std::uint64_t bits) {
 
 // The queries, encoded.
 struct Queries {
+    // Without a centre they get no codes, for where nothing is screened.
     Queries(const Kernels& kernels, const Rows& given, const float* center, int threads)
         : rows(given),
           stride(static_cast<std::size_t>(padded_dim(given.dim)) * kernels.code_size),
@@ -51,7 +52,7 @@ struct Queries {
           norms(static_cast<std::size_t>(given.count)),
           terms(norms.size()) {
         const std::size_t places = (norms.size() + together - 1) / together * together;
-        if (center != nullptr && rows.dim <= kMaxScreenedDim) codes = std::make_unique<char[]>(places * stride);
+        if (center != nullptr) codes = std::make_unique<char[]>(places * stride);
         Encoder encoder(kernels, rows, {0, nullptr, norms.data(), nullptr, nullptr});
         parallel_for(ceil_div(rows.count, kBlock), threads, [&](std::int64_t block, int) {
             const std::int64_t last = std::min(rows.count, (block + 1) * kBlock);
@@ -236,7 +237,7 @@ void run(const Rows& query_rows, const Rows& bank, const Codes& codes, const std
     const Kernels kernels = kernels_of(instruction_set());
     const double products = static_cast<double>(query_rows.count) * static_cast<double>(bank.count * bank.dim);
     if (products < 8.0 * kWorthThreads) threads = 1;
-    const Queries queries(kernels, query_rows, codes.center, threads);
+    const Queries queries(kernels, query_rows, codes.panels == 0 ? nullptr : codes.center, threads);
     Search search(kernels, queries, bank, codes, exclude, k);
 
     const std::int64_t panels = std::max<std::int64_t>(1, kSliceBytes / (kPanelRows * padded_dim(bank.dim)));
@@ -292,9 +293,9 @@ void cosine_topk(const Rows& queries, const Rows& bank, const std::int64_t* excl
     const std::unique_ptr<double[]> norms(new double[static_cast<std::size_t>(bank.count)]);
     const std::unique_ptr<std::int8_t[]> copy(new std::int8_t[rows * static_cast<std::size_t>(padded_dim(bank.dim))]);
     const std::unique_ptr<PanelTerms[]> terms(new PanelTerms[static_cast<std::size_t>(panels)]);
-    std::vector<float> center(panels == 0 ? 0 : static_cast<std::size_t>(padded_dim(bank.dim)));
+    std::vector<float> center(static_cast<std::size_t>(padded_dim(bank.dim)));
     if (panels != 0) center_of(bank, center.data());
-    const Codes codes{panels, panels == 0 ? nullptr : center.data(), norms.get(), copy.get(), terms.get()};
+    const Codes codes{panels, center.data(), norms.get(), copy.get(), terms.get()};
     Encoder encoder(kernels_of(instruction_set()), bank, codes);
     run(
         queries, bank, codes, exclude, k, threads,

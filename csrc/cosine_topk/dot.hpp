@@ -17,6 +17,15 @@ namespace pymetaner {
 
 constexpr int kLanes = 8;
 
+// The sum of eight lanes, folded in halves; `lanes` is changed.
+template <class Isa>
+double folded(double* lanes) {
+    for (int half = kLanes / 2; half > 0; half /= 2) {
+        for (int lane = 0; lane < half; ++lane) lanes[lane] += lanes[lane + half];
+    }
+    return lanes[0];
+}
+
 // sums[r] = the dot product of `query` with rows[r], `dim` floats each.
 template <class Isa, int Rows>
 void dots_of(const float* query, const float* const* rows, std::int64_t dim, double* sums) {
@@ -34,10 +43,7 @@ void dots_of(const float* query, const float* const* rows, std::int64_t dim, dou
         for (std::int64_t rest = i; rest < dim; ++rest) {
             lanes[r][rest - i] += static_cast<double>(query[rest]) * static_cast<double>(rows[r][rest]);
         }
-        for (int half = kLanes / 2; half > 0; half /= 2) {
-            for (int lane = 0; lane < half; ++lane) lanes[r][lane] += lanes[r][lane + half];
-        }
-        sums[r] = lanes[r][0];
+        sums[r] = folded<Isa>(lanes[r]);
     }
 }
 

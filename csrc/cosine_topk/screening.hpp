@@ -56,14 +56,6 @@ struct PlainQueries {
     static constexpr int kZero = 0;
 };
 
-// The sum of eight lanes, folded as dot.hpp folds them.
-inline double folded(double* lanes) {
-    for (int half = kLanes / 2; half > 0; half /= 2) {
-        for (int lane = 0; lane < half; ++lane) lanes[lane] += lanes[lane + half];
-    }
-    return lanes[0];
-}
-
 // Encodes a row with whole numbers from -levels to levels, to which `zero_code` is added: groups of four codes, each
 // group `step` codes behind the one before, padded / 4 groups. `line` has room for `padded` doubles.
 template <class Isa, typename Code>
@@ -115,9 +107,9 @@ Terms encode_row(const float* row, std::int64_t dim, std::int64_t padded, double
             memcpy(codes + (i + j) / kGroupWidth * step, part + j, kGroupWidth * sizeof(Code));
         }
     }
-    const double square = folded(squares);
+    const double square = folded<Isa>(squares);
     constexpr double up = 1.0 + 1e-6;  // more than rounding to float takes off
-    return {static_cast<float>(unit), static_cast<float>(sqrt(folded(errors)) * up),
+    return {static_cast<float>(unit), static_cast<float>(sqrt(folded<Isa>(errors)) * up),
             static_cast<float>(sqrt(square) * up), static_cast<float>(((norm > 0.0 ? 1.0 : 0.0) - square) / 2)};
 }
 

@@ -20,6 +20,17 @@ def encoded(rows, center):
     return out
 
 
+def searched(name, queries, bank, center):
+    """The indices of the five nearest, looked for around a centre: found, with their scores, as the reference finds."""
+    with using(name):
+        scores, indices = _cpu.search_bank(queries, bank, center, *encoded(bank, center), 5)
+    with using("reference"):
+        wanted = ops.cosine_topk(queries, bank, 5)
+    np.testing.assert_array_equal(indices, wanted[1])
+    np.testing.assert_array_equal(scores, wanted[0])
+    return indices
+
+
 def decoded(codes):
     """Rows of whole numbers from panels."""
     return codes.transpose(0, 2, 1, 3).reshape(codes.shape[0] * 16, -1).astype(np.float64)
@@ -64,7 +75,7 @@ def test_the_terms_are_what_the_bound_says(name, dim, kind, center):
     off = np.linalg.norm(w - (scales[:, None] * decoded(codes))[:, :dim], axis=1)
     for above, exact in ((residuals, off), (lengths, np.linalg.norm(w, axis=1))):
         assert (exact <= above + 1e-6).all()
-        assert (exact >= above - 4e-6).all()  # no more than its own rounding above
+        assert (exact >= above - 2e-6 * np.maximum(exact, 1)).all()  # no more than its own rounding above
     np.testing.assert_allclose(offsets, w @ m + m @ m / 2, atol=2e-7)
     assert not decoded(codes)[:, dim:].any() and np.abs(codes).max(initial=0) <= 127
 
@@ -109,20 +120,14 @@ def test_vectors_on_the_bound_are_found(name, dim, along):
     rest = np.zeros((4095, dim))  # cosines from 0.999 of the residual down: above U.V = 0 of the best, below its own
     rest[:, 0] = 1.0
     rest += np.linspace(0.1, 0.999, 4095)[:, None] * residual * query
-
     bank = around(along, np.concatenate([rest[:2000], best[None], rest[2000:]]))
     queries = around(along, np.repeat(query[None], 9, axis=0))
     center = padded(np.eye(1, dim + 1)[0], along)
     with using(name):
-        norms, codes, terms = encoded(bank, center)
+        _, codes, terms = encoded(bank, center)
         assert not (decoded(codes)[2000, half + 1 : dim + 1]).any()  # the copy knows nothing of what the query asks for
         assert terms[125, 1, 0] > 0.99 * residual * np.sqrt(1 - along**2)
-        scores, indices = _cpu.search_bank(queries, bank, center, norms, codes, terms, 3)
-    with using("reference"):
-        wanted = ops.cosine_topk(queries, bank, 3)
-    np.testing.assert_array_equal(indices, wanted[1])
-    np.testing.assert_array_equal(scores, wanted[0])
-    assert (indices[:, 0] == 2000).all()
+    assert (searched(name, queries, bank, center)[:, 0] == 2000).all()
 
 
 @pytest.mark.parametrize("name", INSTRUCTION_SETS)
@@ -143,13 +148,7 @@ def test_queries_on_the_bound_find_theirs(name, dim, along):
     bank = around(along, np.concatenate([rest[:4000], e[None], rest[4000:]]))
     queries = around(along, np.repeat(query[None], 9, axis=0))
     center = padded(np.eye(1, dim + 1)[0], along)
-    with using(name):
-        scores, indices = _cpu.search_bank(queries, bank, center, *encoded(bank, center), 3)
-    with using("reference"):
-        wanted = ops.cosine_topk(queries, bank, 3)
-    np.testing.assert_array_equal(indices, wanted[1])
-    np.testing.assert_array_equal(scores, wanted[0])
-    assert (indices[:, 0] == 4000).all()
+    assert (searched(name, queries, bank, center)[:, 0] == 4000).all()
 
 
 @pytest.mark.parametrize("name", INSTRUCTION_SETS)
@@ -166,12 +165,7 @@ def test_any_center_gives_the_right_answer(name, seed, dim, length, spread):
     )
     bank[rng.integers(len(bank))] = 0
     queries[rng.integers(7)] = 0
-    with using(name):
-        scores, indices = _cpu.search_bank(queries, bank, center, *encoded(bank, center), 5)
-    with using("reference"):
-        wanted = ops.cosine_topk(queries, bank, 5)
-    np.testing.assert_array_equal(indices, wanted[1])
-    np.testing.assert_array_equal(scores, wanted[0])
+    searched(name, queries, bank, center)
 
 
 @pytest.mark.parametrize("name", INSTRUCTION_SETS)
