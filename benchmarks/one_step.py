@@ -45,26 +45,27 @@ def main(
     rates = [None if lr == "own" else float(lr) for lr in lrs.split(",")]
     ways = [(int(k), lr) for k in ks.split(",") for lr in rates]
     for name, _, folder in (model.partition("=") for model in models):
-        net = MetaNER.from_pretrained(folder, device=device)
         for draw in range(draws):
             note = {"weights": name, "seed": seed, "lang": lang, "size": size, "draw": draw, "sentences": len(test)}
-            score_all(net, drawn(pool, size, draw), test, note, [(0, None), *ways], results)
+            score_all(folder, drawn(pool, size, draw), test, note, [(0, None), *ways], results, device)
     put(DOCS / "results.md", "python -m benchmarks.one_step", table(list(lines(results))))
 
 
 def score_all(
-    net: MetaNER,
+    folder: str,
     labelled: Sequence[Sentence],
     test: Sequence[Sentence],
     note: dict[str, Any],
     ways: Sequence[tuple[int, float | None]],
     results: Path,
+    device: str,
 ) -> None:
     """Appends a line for each K and step size that has none yet; K = 0 is the model without adapting."""
     done = [{name: line.get(name) for name in (*note, "k", "lr")} for line in lines(results)]
     wanted = [(k, lr) for k, lr in ways if {**note, "k": k, "lr": lr} not in done]
     if not wanted:
         return
+    net = MetaNER.from_pretrained(folder, device=device)
     net.cache = FactorCache(1 << 31)
     memory = Memory(net)
     memory.add(labelled)
