@@ -17,6 +17,7 @@ _ALIKE = 0.5
 """Least cosine of two heads: it is 0.94 and more if they started as one, and 0 if not (benchmarks/results/LOG.md)."""
 
 
+@torch.inference_mode(False)  # what is made in a caller's could never be adapted
 def average(models: Iterable[MetaNER]) -> MetaNER:
     """A new model whose weights are the mean of those of several (Wortsman et al. 2022); it costs no more than one.
 
@@ -48,8 +49,8 @@ def average(models: Iterable[MetaNER]) -> MetaNER:
     first = models[0]
     _check_alike(models)
     frozen = first.settings.freeze_layers
-    network = weight_sharing_copy(first.network, own=adapted_modules(first.network, frozen).values())
     with torch.no_grad():
+        network = weight_sharing_copy(first.network, own=adapted_modules(first.network, frozen).values())
         every = [adapted_parameters(model.network, frozen) for model in models]
         for name, weight in adapted_parameters(network, frozen).items():
             total = sum((weights[name].to(weight.device, torch.float64) for weights in every), torch.zeros(()))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections import Counter, OrderedDict
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
@@ -12,6 +11,7 @@ import torch
 
 from pymetaner.checks import whole
 from pymetaner.errors import SettingError
+from pymetaner.forks import ForkSafe
 
 if TYPE_CHECKING:
     from pymetaner.engine.batched.factors import WindowFactors
@@ -22,7 +22,7 @@ DEFAULT_BYTES = 1 << 30
 Key = TypeVar("Key", bound=Hashable)
 
 
-class FactorCache:
+class FactorCache(ForkSafe):
     """A bounded store that forgets what was used least recently.
 
     What it holds depends on weights and loss settings; engines name both as a `state`, and another state empties it.
@@ -57,7 +57,7 @@ class FactorCache:
         self.dtype = dtype
         self.hits = 0
         self.misses = 0
-        self._lock = threading.Lock()
+        super().__init__()
         self._state: Hashable = None
         self._entries: OrderedDict[Hashable, list[WindowFactors]] = OrderedDict()
         self._users: Counter[int] = Counter()  # windows kept of each batch that passed together

@@ -25,7 +25,7 @@ from pymetaner.engine import (
     fine_tuned_logits,
     fine_tuned_model,
 )
-from pymetaner.errors import EmptyDataError
+from pymetaner.errors import EmptyDataError, NumericsError
 from pymetaner.knn import bank_of, fused
 from pymetaner.learning import SupportCount, learning_of
 from pymetaner.memory import Memory
@@ -163,7 +163,8 @@ def calibrate(
     one_of("optimizer", optimizer, tuple(_STEP_SIZES))
     rates = [number("lrs", lr, positive=True) for lr in several("lrs", _STEP_SIZES[optimizer] if lrs is None else lrs)]
     counts = [whole("steps", count, 1) for count in several("steps", steps)]
-    weights = [number("knns", weight, most=1) for weight in knns and several("knns", knns)]
+    votes = () if isinstance(knns, Sequence) and not knns else several("knns", knns)
+    weights = [number("knns", weight, most=1) for weight in votes]
     most, most_for_all = whole("most", most, 1), whole("most_for_all", most_for_all)
     computation = Computation(batch_size=batch_size, precision=precision, progress=progress)
     trials = _Trials(model, memory, max(numbers, default=1), most, computation)
@@ -178,11 +179,12 @@ def calibrate(
             from_all, numbers = tried[-1], []
     pairs = [(k, InnerStep(lr, optimizer=optimizer)) for k in numbers for lr in rates]
     for k, inner in track(pairs, "calibrating", progress):
-        tried.append(trials.adapted(k, inner))
+        tried += trials.adapted(k, inner)
     best = max(tried, key=_margin)
     if isinstance(best.inner, InnerStep):
         assert best.k != "all"
-        tried += [trials.adapted(best.k, inner) for inner in _variations(model, best.inner, counts)]
+        for inner in _variations(model, best.inner, counts):
+            tried += trials.adapted(best.k, inner)
         best = max(tried, key=_margin)
     # On top of what all sentences taught, their votes add nothing but chance.
     for trial in [plain] if best is plain or from_all else [best, plain]:
@@ -258,8 +260,8 @@ class _Trials:
         doubt = 1.0 if len(self.memory) >= _ENOUGH else -1.0
         return self._trial("all", how, 0.0, logits, self.plain_trial, doubt)
 
-    def adapted(self, k: int, inner: InnerStep) -> Trial:
-        """Tagging after inner steps on the `k` nearest."""
+    def adapted(self, k: int, inner: InnerStep) -> list[Trial]:
+        """Tagging after inner steps on the `k` nearest; none where they lead to what is no number any more."""
         tasks = [
             Task(sentence, supports[:k], reading.lower)
             for sentence, supports, reading in zip(self.sentences, self.supports, self.readings, strict=True)
@@ -269,7 +271,10 @@ class _Trials:
         computation = Computation(self.computation.batch_size, self.computation.precision, cache)
         with torch.inference_mode(False):
             logits = batched_logits(self.model, tasks, inner, computation, Work())
-        return self._trial(k, inner, 0.0, logits, self.plain_trial)
+        try:
+            return [self._trial(k, inner, 0.0, logits, self.plain_trial)]
+        except NumericsError:
+            return []
 
     def fused(self, trial: Trial, weight: float) -> Trial:
         """The same with the votes of the nearest labelled words."""

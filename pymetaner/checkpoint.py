@@ -197,7 +197,8 @@ def _read_network(folder: Path, config: Any, dtype: torch.dtype, new_head: bool 
     transformers_logging.disable_progress_bar()
     try:
         if packed.exists():
-            network = AutoModelForTokenClassification.from_config(config, dtype=torch.float32)
+            with torch.random.fork_rng(devices=[]):  # weights to be replaced are drawn first
+                network = AutoModelForTokenClassification.from_config(config, dtype=torch.float32)
             tensors = unpack_file(packed)
             if new_head:
                 wanted = network.state_dict()

@@ -45,7 +45,10 @@ def number(name: str, value: object, *, least: float = 0.0, most: float = math.i
         SettingError: if it is not a finite number of at least `least` (if `positive`, above 0) and at most `most`.
     """
     if isinstance(value, Real) and not isinstance(value, bool):
-        found = float(value)
+        try:
+            found = float(value)
+        except OverflowError:  # of a huge int
+            found = math.inf
         if math.isfinite(found) and found <= most and (found > 0 if positive else found >= least):
             return found
     if positive:

@@ -23,6 +23,7 @@ _BIAS_DECAY = 1e-3  # of their biases: keeps that of a tag that never occurs fin
 _REMEMBERED = 256  # sentences of the memory whose entities must stay what they are
 
 
+@torch.inference_mode(False)  # what is made in a caller's could never be adapted
 def extend(model: MetaNER, sentences: Sequence[Sentence], *, batch_size: int = 16) -> MetaNER:
     """A new model that also tags the entity types of some labelled sentences; about 20 teach a first notion of one.
 
@@ -68,11 +69,11 @@ def extend(model: MetaNER, sentences: Sequence[Sentence], *, batch_size: int = 1
         hidden = torch.cat([hidden, _hidden_states(model, remembered, name, head.in_features, batch_size)[entities]])
     rows, biases = _new_rows(head, hidden, ids, len(labels.tags))
 
-    network = weight_sharing_copy(
-        model.network, own=adapted_modules(model.network, model.settings.freeze_layers).values()
-    ).requires_grad_()
-    wider = nn.Linear(head.in_features, len(labels.tags)).to(head.weight)
     with torch.no_grad():
+        network = weight_sharing_copy(
+            model.network, own=adapted_modules(model.network, model.settings.freeze_layers).values()
+        ).requires_grad_()
+        wider = nn.utils.skip_init(nn.Linear, head.in_features, len(labels.tags)).to(head.weight)
         wider.weight.copy_(torch.cat([head.weight, rows.to(head.weight)]))
         wider.bias.copy_(torch.cat([head.bias, biases.to(head.bias)]))
     setattr(network, name, wider)
@@ -141,6 +142,6 @@ def _new_rows(head: nn.Linear, hidden: Tensor, ids: Tensor, classes: int) -> tup
         value.backward()
         return value
 
-    with torch.inference_mode(False), torch.enable_grad():
+    with torch.enable_grad():
         solver.step(loss)
     return rows.detach(), (biases - rows @ centre).detach()

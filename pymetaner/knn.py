@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pymetaner.engine import computing_in
+from pymetaner.forks import anew_in_child
 from pymetaner.ops import CosineBank
 from pymetaner.sentence import Sentence
 
@@ -93,11 +95,11 @@ class TokenBank:
     def _update(self, batch_size: int) -> None:
         model, memory = self.model(), self.memory()
         assert model is not None and memory is not None
-        state = model.state
+        reading, now = memory.version()
+        state = (model.state, reading)
         if state != self._state:
             self._bank, self._tags, self._ids = CosineBank(model.dim), self._tags[:0], self._ids[:0]
             self._state = state
-        now = memory.ids
         gone = ~np.isin(self._ids, now)
         if gone.any():
             stay = np.flatnonzero(~gone)
@@ -109,12 +111,17 @@ class TokenBank:
         fresh = set(now[~np.isin(now, known)].tolist())
         for group in _groups((i, s) for i, s in memory if i in fresh):
             blind = [sentence.with_tags(None) for _, sentence in group]
-            readings = model.read(blind, batch_size=batch_size, keep_hidden=True)
-            self._bank.append(np.concatenate([reading.hidden for reading in readings]))
+            # Whatever precision is asked for: later calls, of another one, find the same words.
+            with computing_in("fp32", model.network):
+                readings = model.read(blind, batch_size=batch_size, keep_hidden=True)
+            hidden = np.concatenate([reading.hidden for reading in readings])
             tags = [tag for _, sentence in group for tag in model.labels.encode(sentence.tags or ())]
             ids = [i for i, sentence in group for _ in sentence.words]
+            self._state = None  # until all three have grown, so that an interrupted call leaves nothing half done
+            self._bank.append(hidden)
             self._tags = np.append(self._tags, np.array(tags, np.int64))
             self._ids = np.append(self._ids, np.array(ids, np.int64))
+            self._state = state
 
 
 def fused(
@@ -131,8 +138,16 @@ def fused(
     return mixed
 
 
-_banks: weakref.WeakKeyDictionary[Memory, TokenBank] = weakref.WeakKeyDictionary()
-_lock = threading.Lock()
+_banks: weakref.WeakKeyDictionary[Memory, TokenBank]
+_lock: threading.Lock
+
+
+def _begin() -> None:
+    global _banks, _lock
+    _banks, _lock = weakref.WeakKeyDictionary(), threading.Lock()
+
+
+anew_in_child(_begin)
 
 
 def bank_of(model: MetaNER, memory: Memory) -> TokenBank:

@@ -83,7 +83,7 @@ class MetaNER(nn.Module, ModelHubMixin):
             )
         self.settings = settings or checkpoint.default_settings(network, tokenizer)
         self._fingerprint: tuple[object, str] = (None, "")
-        self._memory: Memory | None = None
+        self._memories: list[Memory] = []  # the first is the model's; none before it is asked for
         self.cache = FactorCache()
 
     @property
@@ -99,23 +99,24 @@ class MetaNER(nn.Module, ModelHubMixin):
                 f"window={settings.window}: this encoder reads {longest} pieces at most; give Settings(window=...)"
             )
         adapted_modules(self.network, settings.freeze_layers)  # refuses more layers than there are
-        self._settings = settings
-        self.words = WordTokenizer(
+        words = WordTokenizer(
             self.tokenizer,
             settings.window,
             settings.overlap,
             self.labels.other_tags,
             any_script=settings.script == "known",
         )
+        self._settings, self.words = settings, words
 
+    @torch.inference_mode(False)  # a copy born in a caller's could never be adapted
     def __deepcopy__(self, memo: dict[int, object]) -> MetaNER:
         """A model with weights and a memory (in RAM) of its own."""
         network = copy.deepcopy(self.network, memo)
         copied = type(self)(network, self.tokenizer, labels=self.labels, settings=self.settings)
         memo[id(self)] = copied
         copied.cache = copy.deepcopy(self.cache)
-        if self._memory is not None and len(self._memory):
-            copied.memory = self._memory.copy_for(copied, calibration=True)
+        if self._memories and len(self.memory):
+            copied.memory = self.memory.copy_for(copied, calibration=True)
         return copied
 
     # ---- loading and saving: the work is in checkpoint.py ----
@@ -192,7 +193,7 @@ class MetaNER(nn.Module, ModelHubMixin):
         labels = LabelScheme.from_types(types, label_all_pieces=label_all_pieces)
         return checkpoint.new(cls, checkpoint.find(encoder, **hub), labels, settings, seed)
 
-    def save_pretrained(self, save_directory: str | PathLike[str], *, packed: bool = False, **_: Any) -> None:
+    def save_pretrained(self, save_directory: str | PathLike[str], *, packed: bool = False, **others: Any) -> None:
         """Write the model to a folder that `AutoModelForTokenClassification` can load too.
 
         Everything is written beside the old files first and put in their place at the end, so a failed save leaves
@@ -201,12 +202,18 @@ class MetaNER(nn.Module, ModelHubMixin):
         Args:
             save_directory: the folder; made if it is not there.
             packed: write the weights in the small form of `pymetaner.packing` instead, which only pymetaner reads.
+            others: none, but for the config that huggingface_hub gives when it pushes, which is passed over.
 
         Raises:
             SaveError: if writing fails.
             EncoderMismatchError: if the weights have moved since the memory was filled, so that it would not load.
-            SettingError: if packing would round the weights under a memory that is not empty.
+            SettingError: if packing would round weights under a memory that is not empty, or for an unknown argument.
         """
+        unknown = ", ".join(sorted(others.keys() - {"config"}))
+        if unknown:
+            raise SettingError(
+                f"save_pretrained does not take {unknown}: expected packed alone; model.push_to_hub(repo_id) uploads"
+            )
         checkpoint.save(self, Path(save_directory), packed=packed)
 
     # ---- the memory, and the encoder that it asks for vectors ----
@@ -214,13 +221,13 @@ class MetaNER(nn.Module, ModelHubMixin):
     @property
     def memory(self) -> Memory:
         """The labelled sentences that `pymetaner.adapt` learns from."""
-        if self._memory is None:
-            self._memory = Memory(self)
-        return self._memory
+        if not self._memories:  # of threads that ask at once, all get the one that was there first
+            self._memories.append(Memory(self))
+        return self._memories[0]
 
     @memory.setter
     def memory(self, memory: Memory) -> None:
-        self._memory = memory
+        self._memories = [memory]
 
     @property
     def dim(self) -> int:

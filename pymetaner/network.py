@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 from transformers import PreTrainedModel
 
 from pymetaner.errors import SettingError, UnsupportedModelError
@@ -164,6 +165,21 @@ def weight_sharing_copy(
 def weights_version(network: PreTrainedModel) -> object:
     """Changes whenever a weight does; what is written through ``.data`` goes unnoticed, as for autograd."""
     return tuple((t.data_ptr(), t._version) for t in network.state_dict(keep_vars=True).values())
+
+
+def _count_fused_step(optimizer: torch.optim.Optimizer, _args: object, _kwargs: object) -> None:
+    """Raises the version of what a fused optimiser has moved, which PyTorch (2.13) itself leaves as it was.
+
+    Without it everything computed from the weights before would pass for up to date.
+    """
+    for group in optimizer.param_groups:
+        if group.get("fused"):
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    torch.autograd.graph.increment_version(parameter)
+
+
+register_optimizer_step_post_hook(_count_fused_step)
 
 
 def frozen_tensors(network: PreTrainedModel, count: int) -> dict[str, Tensor]:

@@ -14,7 +14,17 @@ from pymetaner.model import MetaNER
 from pymetaner.ops import masked_token_loss
 from pymetaner.windows import IGNORE, Batch, Window, make_batch, pack
 
-__all__ = ["BaseObjective", "Batches", "Drawing", "Objective", "batch_loss", "check_finite", "mask_entities", "masking"]
+__all__ = [
+    "BaseObjective",
+    "Batches",
+    "Drawing",
+    "Objective",
+    "batch_loss",
+    "check_finite",
+    "mask_entities",
+    "masking",
+    "parts",
+]
 
 Item = TypeVar("Item")
 
@@ -152,7 +162,7 @@ class BaseObjective:
         if not self.model.network.training:  # going through all modules takes as long as a layer
             self.model.network.train()
         loss: Tensor | float = 0.0
-        for batch, labels, total in _parts(self.model, windows, self.tag_ids):
+        for batch, labels, total in parts(self.model, windows, self.tag_ids):
             ids = mask_entities(batch.input_ids, labels, self.outside, self.mask_id, settings.mask_probability)
             logits = self.model(ids, batch.attention_mask)
             part = batch_loss(logits, labels, settings.lambda_max, pieces=total, sentences=len(windows))
@@ -183,7 +193,7 @@ class Batches(Generic[Item]):
         return [self.items[i] for i in self._epoch[1][place * size : (place + 1) * size]]
 
 
-def _parts(
+def parts(
     model: MetaNER, windows: Sequence[Window], tag_ids: Sequence[Sequence[int]]
 ) -> Iterator[tuple[Batch, Tensor, int]]:
     """The windows in parts of like length and bounded size, each with its labels and the labelled pieces of all."""

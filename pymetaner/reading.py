@@ -81,7 +81,11 @@ def word_logits(
 def embed(model: MetaNER, sentences: Sequence[Sentence], *, batch_size: int, progress: bool) -> NDArray[np.float32]:
     """`MetaNER.embed`."""
     pool = Pool(len(sentences), model.dim, model.settings.pooling)
-    with borrowed_view(model.network, model.settings.freeze_layers) as view, torch.inference_mode():
+    with (
+        borrowed_view(model.network, model.settings.freeze_layers) as view,
+        torch.inference_mode(),
+        torch.autocast(model.device.type, enabled=False),  # a caller's own would round vectors that are kept
+    ):
         for windows in track(batches(model, sentences, batch_size), "embedding", progress):
             batch = make_batch(windows, model.pad_id).to(model.device)
             hidden = view.lower(batch.input_ids, batch.attention_mask)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from pymetaner.forks import anew_in_child
 from pymetaner.network import adapted_groups, forward, layers_of, weight_sharing_copy
 
 __all__ = ["Listener", "View", "borrowed_view"]
@@ -169,8 +170,16 @@ class View:
         return layer
 
 
-_views: weakref.WeakKeyDictionary[PreTrainedModel, list[tuple[object, View]]] = weakref.WeakKeyDictionary()
-_lock = threading.Lock()
+_views: weakref.WeakKeyDictionary[PreTrainedModel, list[tuple[object, View]]]
+_lock: threading.Lock
+
+
+def _begin() -> None:
+    global _views, _lock
+    _views, _lock = weakref.WeakKeyDictionary(), threading.Lock()
+
+
+anew_in_child(_begin)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from pymetaner.engine import Computation, FineTuning, Precision, fine_tuned_model
 from pymetaner.errors import EmptyDataError
+from pymetaner.forks import anew_in_child
 from pymetaner.learning import step_size
 from pymetaner.memory import Memory
 from pymetaner.memory.encoder import check_labelled
@@ -99,7 +100,8 @@ def model_of_memory(model: MetaNER, memory: Memory, how: FineTuning, computation
     with _lock:
         kept = _all_kept.setdefault(memory, _Kept())
     with kept.lock:
-        state = (model.state, memory.ids.tobytes(), how, computation.precision)
+        reading, ids = memory.version()
+        state = (model.state, reading, ids.tobytes(), how, computation.precision)
         if kept.model is None or kept.state != state:
             kept.model = None  # the weights of two need not fit into memory
             supports = [sentence for _, sentence in memory]
@@ -108,5 +110,13 @@ def model_of_memory(model: MetaNER, memory: Memory, how: FineTuning, computation
         return kept.model
 
 
-_all_kept: weakref.WeakKeyDictionary[Memory, _Kept] = weakref.WeakKeyDictionary()
-_lock = threading.Lock()
+_all_kept: weakref.WeakKeyDictionary[Memory, _Kept]
+_lock: threading.Lock
+
+
+def _begin() -> None:
+    global _all_kept, _lock
+    _all_kept, _lock = weakref.WeakKeyDictionary(), threading.Lock()
+
+
+anew_in_child(_begin)

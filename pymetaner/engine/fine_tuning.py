@@ -21,6 +21,7 @@ from pymetaner.checks import LARGEST_SEED, keep, number, step_sizes, whole
 from pymetaner.engine.precision import computing_in
 from pymetaner.engine.reference import moving_copy
 from pymetaner.engine.task import Computation, InnerStep, Task, Work
+from pymetaner.forks import anew_in_child
 from pymetaner.model import MetaNER
 from pymetaner.network import adapted_parameters
 from pymetaner.objective import BaseObjective, check_finite
@@ -151,7 +152,15 @@ def fine_tuned_model(
         return learner
 
 
-_one_at_a_time = threading.Lock()
+_one_at_a_time: threading.Lock
+
+
+def _begin() -> None:
+    global _one_at_a_time
+    _one_at_a_time = threading.Lock()
+
+
+anew_in_child(_begin)
 
 
 def _optimizer(weights: Mapping[str, nn.Parameter], rates: Mapping[str, float]) -> torch.optim.Optimizer:

@@ -25,15 +25,16 @@ def check_precision(precision: str) -> None:
 def computing_in(precision: Precision, network: torch.nn.Module) -> Iterator[None]:
     """While it lasts, products of the network are computed in that precision.
 
-    ``"tf32"`` is a setting of the whole process while it lasts, ``"bf16"`` is autocast, of this thread alone; weights
-    stay what they are.
+    ``"fp32"`` holds within a caller's autocast too. ``"tf32"`` is a setting of the whole process while it lasts,
+    ``"bf16"`` is autocast, of this thread alone; weights stay what they are.
 
     Raises:
         SettingError: for tf32 without CUDA, or a precision below that of a float64 model.
     """
     weight = next(network.parameters())
     if precision == "fp32":
-        yield
+        with torch.autocast(weight.device.type, enabled=False):  # a caller's own would round what is kept for later
+            yield
         return
     if weight.dtype == torch.float64:
         raise SettingError(f"precision={precision!r} for a float64 model: expected 'fp32', which leaves it in float64")

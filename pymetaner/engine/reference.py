@@ -21,10 +21,10 @@ from pymetaner.engine.precision import computing_in
 from pymetaner.engine.task import Computation, Dropout, InnerStep, Task, Work
 from pymetaner.model import MetaNER
 from pymetaner.network import adapted_groups, adapted_modules, adapted_parameters, forward, weight_sharing_copy
-from pymetaner.ops import masked_token_loss
+from pymetaner.objective import batch_loss, parts
 from pymetaner.progress import track
 from pymetaner.reading import word_logits
-from pymetaner.windows import IGNORE, Batch, Window, make_batch
+from pymetaner.windows import Batch, Window, make_batch
 
 __all__ = ["SequentialMetaLearner", "moving_copy", "reference_logits"]
 
@@ -200,17 +200,18 @@ def _take_steps(
     rates: Mapping[str, float],
 ) -> None:
     """Move the weights by the gradient of the supports' loss: `InnerStep` says which."""
-    batch = make_batch(model.words.windows(task.supports), model.pad_id).to(model.device)
+    windows = model.words.windows(task.supports)
     tag_ids = [model.labels.encode(support.tags or ()) for support in task.supports]
-    labels = batch.labels(tag_ids, model.words.others)
-    counted = (labels != IGNORE).sum(1)
+    batches = list(parts(model, windows, tag_ids))  # one, unless the supports are very many
     state: dict[str, tuple[Tensor, Tensor]] = {}
     for _ in range(inner.steps):
-        with torch.enable_grad():
-            logits, _ = forward(network, batch.input_ids, batch.attention_mask)
-            mean = masked_token_loss(logits, labels, 0.0)
-            loss = (mean * counted).sum() / counted.sum()
-            if inner.lambda_max:
-                loss = loss + inner.lambda_max * (masked_token_loss(logits, labels, 1.0) - mean).mean()
-            gradients = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
-        _take_step(weights, dict(zip(weights, gradients, strict=True)), inner, rates, state)
+        gradients: dict[str, Tensor | None] = dict.fromkeys(weights)
+        for batch, labels, total in batches:
+            with torch.enable_grad():
+                logits, _ = forward(network, batch.input_ids, batch.attention_mask)
+                loss = batch_loss(logits, labels, inner.lambda_max, pieces=total, sentences=len(windows))
+                found = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
+            for name, gradient in zip(weights, found, strict=True):
+                before = gradients[name]
+                gradients[name] = gradient if before is None else before if gradient is None else before + gradient
+        _take_step(weights, gradients, inner, rates, state)

@@ -49,6 +49,11 @@ class Contents:
         with self._mirror.current():
             return self._mirror.bank.ids, self._mirror.bank.vectors
 
+    def version(self) -> tuple[int, NDArray[np.int64]]:
+        """What tells one state of its sentences from another: how often all were read from a new file, and `ids`."""
+        with self._mirror.current():
+            return self._mirror.readings, self._mirror.bank.ids
+
     def search(
         self, vectors: ArrayLike, k: int, *, exclude_self: Sequence[Sentence | int | None] | None = None
     ) -> list[list[Hit]]:

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from itertools import islice
 
 from pymetaner.errors import MemoryFileError
+from pymetaner.forks import ForkSafe
 from pymetaner.memory.bank import Bank
 from pymetaner.memory.encoder import SentenceEncoder, check_encoder, check_types
-from pymetaner.memory.forks import ForkSafe
 from pymetaner.memory.store import Facts, Store
 from pymetaner.sentence import Sentence
 
@@ -32,12 +32,14 @@ class Mirror(ForkSafe):
     Attributes:
         bank: the vectors; to be read within `current()` or `changing()`.
         facts: what the store said of itself when it was last read; likewise.
+        readings: how often all sentences were read anew: only between two readings does an id stand for one sentence.
     """
 
     def __init__(self, encoder: SentenceEncoder, store: Store) -> None:
         self.encoder = encoder
         self._store: Store | None = store
         self._closing = weakref.finalize(self, store.close)  # at exit at the latest
+        self.readings = 0
         self._forget()
         super().__init__()
 
@@ -126,6 +128,7 @@ class Mirror(ForkSafe):
         if facts.rebuilds != self.facts.rebuilds:
             check_encoder(self.encoder, facts.fingerprint, facts.dim, store.place)
             self.bank, self.facts, self._types = Bank(facts.dim), facts, frozenset()
+            self.readings += 1
         elif facts.removals != self.facts.removals:
             self._types = None
             self.bank.keep(store.ids())

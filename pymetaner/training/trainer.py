@@ -52,6 +52,8 @@ class TrainingReport:
     seconds: float
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
 def train(
     model: MetaNER,
     sentences: Sequence[Sentence],
@@ -119,41 +121,46 @@ def train(
     step = state.restore()
     started_at = step
 
-    with torch.random.fork_rng(devices=[]), bar(progress) as progress_bar:
-        task = progress_bar.add_task("training", total=settings.steps, completed=step)
-        while step < settings.steps:
-            # The randomness of a step depends on the seed and the step alone, so a resumed run draws the same.
-            torch.manual_seed(settings.seed * 1_000_003 + step)
-            optimizer.zero_grad(set_to_none=True)
-            share = _schedule(step, settings)
-            with computing_in(settings.precision, network):
-                loss = objective.backward(step, share)
-            check_finite(step + 1, loss)
-            if settings.optimizer == "adamw":  # BertAdam clips by itself
-                nn.utils.clip_grad_norm_(parameters.values(), settings.clip)
-            for group in optimizer.param_groups:
-                group["lr"] = settings.lr * share * group["scale"]
-            optimizer.step()
-            step += 1
-            if step == settings.steps:
-                check_finite(step, loss, parameters.values())
-            if step % settings.evaluate_every == 0 or step == settings.steps:
-                network.eval()
-                f1 = None
-                if dev is not None:
-                    looked = evaluate(model, dev, scoring=settings.scoring, batch_size=64, precision=settings.precision)
-                    f1 = looked.plain.f1
-                if state.keep(step, f1):
-                    save(model, folder, with_memory=False)
-                if progress:
-                    measured = "" if f1 is None else f", dev F1 {100 * f1:.2f}"
-                    progress_bar.console.print(f"step {step:,} of {settings.steps:,}: loss {loss:.3f}{measured}")
-            if step % settings.checkpoint_every == 0 or step == settings.steps:
-                state.save(step)
-            rate = (step - started_at) * settings.batch_size / (time.monotonic() - started)
-            best = "" if state.best_f1 is None else f", dev F1 {100 * state.best_f1:.2f}"
-            progress_bar.update(task, completed=step, description=f"loss {loss:.3f}{best}, {rate:.0f} sentences/s")
-    network.requires_grad_(True)
+    try:
+        with torch.random.fork_rng(devices=[]), bar(progress) as progress_bar:
+            task = progress_bar.add_task("training", total=settings.steps, completed=step)
+            while step < settings.steps:
+                # The randomness of a step depends on the seed and the step alone, so a resumed run draws the same.
+                torch.manual_seed(settings.seed * 1_000_003 + step)
+                optimizer.zero_grad(set_to_none=True)
+                share = _schedule(step, settings)
+                with computing_in(settings.precision, network):
+                    loss = objective.backward(step, share)
+                check_finite(step + 1, loss)
+                if settings.optimizer == "adamw":  # BertAdam clips by itself
+                    nn.utils.clip_grad_norm_(parameters.values(), settings.clip)
+                for group in optimizer.param_groups:
+                    group["lr"] = settings.lr * share * group["scale"]
+                optimizer.step()
+                step += 1
+                if step == settings.steps:
+                    check_finite(step, loss, parameters.values())
+                if step % settings.evaluate_every == 0 or step == settings.steps:
+                    network.eval()
+                    f1 = None
+                    if dev is not None:
+                        looked = evaluate(
+                            model, dev, scoring=settings.scoring, batch_size=64, precision=settings.precision
+                        )
+                        f1 = looked.plain.f1
+                    if state.keep(step, f1):
+                        save(model, folder, with_memory=False)
+                    if progress:
+                        measured = "" if f1 is None else f", dev F1 {100 * f1:.2f}"
+                        progress_bar.console.print(f"step {step:,} of {settings.steps:,}: loss {loss:.3f}{measured}")
+                if step % settings.checkpoint_every == 0 or step == settings.steps:
+                    state.save(step)
+                rate = (step - started_at) * settings.batch_size / (time.monotonic() - started)
+                best = "" if state.best_f1 is None else f", dev F1 {100 * state.best_f1:.2f}"
+                progress_bar.update(task, completed=step, description=f"loss {loss:.3f}{best}, {rate:.0f} sentences/s")
+    finally:  # whatever ended it, the model can be used
+        network.eval()
+        network.requires_grad_(True)
     report = TrainingReport(state.best_step, state.best_f1, state.history, time.monotonic() - started)
     summary = {"settings": asdict(settings), "meta": run["meta"], **asdict(report), "run": run}
     write_atomically(folder / REPORT, json.dumps(summary, indent=2).encode() + b"\n")

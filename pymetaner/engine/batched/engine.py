@@ -54,6 +54,7 @@ def batched_logits(
     with (
         borrowed_view(model.network, model.settings.freeze_layers) as view,
         torch.no_grad(),
+        torch.autocast(model.device.type, enabled=False),  # a caller's own: what is between the passes stays exact
     ):
         rates = inner.rates(view.groups)
         engine = BatchedEngine(model, view, inner, rates, computation, work)
@@ -137,7 +138,8 @@ class BatchedEngine:
             tuple(rates),
             inner.lambda_max > 0,
             computation.precision,
-            (model.settings.window, model.settings.overlap),
+            model.settings,
+            model.labels.tags,
         )
 
     # ---- blocks ----

@@ -1,0 +1,61 @@
+"""What a forked child finds: of the parent's threads only the one that forked, but every lock as it was held.
+
+No SQLite connection may cross a fork: it would share its idea of who holds which lock with its copy. So before a fork
+every memory waits until no thread uses it and closes its file; afterwards parent and child open it again, each for
+itself, when they next use it. Where a thread may hold a lock for minutes, learning, a fork does not wait: the child
+begins with a new lock, and without what that thread had half done.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+__all__ = ["ForkSafe", "anew_in_child"]
+
+
+class ForkSafe:
+    """An object with a lock, `_lock`, held for moments only: a fork waits for it, and a child finds it free."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        _living.add(self)
+
+    def suspend(self) -> None:
+        """Lets go of what may not cross a fork; called with the lock held."""
+
+
+_living: weakref.WeakSet[ForkSafe] = weakref.WeakSet()
+_held: list[ForkSafe] = []
+
+
+def _before() -> None:
+    for item in list(_living):
+        item._lock.acquire()
+        _held.append(item)
+        item.suspend()
+
+
+def _in_parent() -> None:
+    while _held:
+        _held.pop()._lock.release()
+
+
+def _in_child() -> None:
+    while _held:
+        _held.pop()._lock = threading.RLock()
+
+
+_register: Any = getattr(os, "register_at_fork", None)  # Windows has neither fork nor this
+if _register is not None:
+    _register(before=_before, after_in_parent=_in_parent, after_in_child=_in_child)
+
+
+def anew_in_child(begin: Callable[[], None]) -> None:
+    """Calls `begin` now, and in every forked child: it makes a module's locks and what they protect."""
+    begin()
+    if _register is not None:
+        _register(after_in_child=begin)
