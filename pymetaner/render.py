@@ -107,7 +107,7 @@ def _entity_table(result: Result) -> Table:
     table.add_column("", no_wrap=True)
     table.add_column("type", no_wrap=True)
     table.add_column("entity", overflow="fold")
-    if not result.supports and result.entities == result.base_entities:
+    if not result.supports and result.base_entities in ((), result.entities):
         table.add_column("score", justify="right", no_wrap=True)
         for entity in result.entities:
             table.add_row(" ", _label(entity.label), cleaned(entity.text), f"{entity.score:.2f}")

@@ -26,6 +26,7 @@ Rows rows_of(const py::array& array, const char* name) {
     if (!contiguous || array.strides(0) % size != 0) {
         throw py::value_error(std::string(name) + " has rows that are not contiguous: pass numpy.ascontiguousarray");
     }
+    if (array.shape(1) < 1) throw py::value_error(std::string(name) + " have no dimensions: expected at least 1");
     return {static_cast<const float*>(array.data()), array.shape(0), array.shape(1), array.strides(0) / size};
 }
 

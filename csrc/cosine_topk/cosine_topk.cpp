@@ -210,7 +210,9 @@ class Search {
         for (int r = 0; r < count; ++r) {
             if (excluded(q, rows[r])) continue;
             const double norm = queries_.norms[static_cast<std::size_t>(first_) + i] * codes_.norms[rows[r]];
-            found.best[i].offer({norm > 0.0 ? dots[r] / norm : 0.0, rows[r]});
+            const double score = norm > 0.0 ? dots[r] / norm : 0.0;
+            // Not a number, from a damaged file that was mapped: it comes last, or every comparison with it would fail.
+            found.best[i].offer({std::isnan(score) ? kLowest : score, rows[r]});
         }
         found.limits[i] = std::max(found.limits[i], found.best[i].limit());
     }

@@ -180,7 +180,9 @@ __global__ void __launch_bounds__(kThreads, 10) masked_token_loss_kernel(CudaLos
     }
     if (thread > 0) return;
     const double mean = total > 0 ? sum / total : 0.0;
-    task.loss[sentence] = static_cast<float>(mean + static_cast<double>(task.lambda_max) * worst.loss);
+    // Without a max term an infinite loss stays one: 0 times it would be NaN.
+    const double largest = task.lambda_max > 0.0F ? static_cast<double>(task.lambda_max) * worst.loss : 0.0;
+    task.loss[sentence] = static_cast<float>(mean + largest);
 }
 
 }  // namespace

@@ -25,8 +25,8 @@ using ResultOf = std::conditional_t<std::is_same_v<Logit, double>, double, float
 // loss: (sentences); gradient: like logits, d loss[b] / d logits[b]. A sentence without a counted token has loss 0; a
 // token that is not counted has gradient 0, whatever its logits hold.
 //
-// Losses are summed in float64; how exact the gradient is, sentence.hpp tells: within 1e-6 of float64, relative to the
-// largest element of its token, for logits of 32 bits or fewer. A sentence is one thread's, so the answer does not
+// Losses are summed in float64; how exact the gradient is, sentence.hpp tells: within 1e-6 of float64 where a
+// token weighs at most 1, for logits of 32 bits or fewer. A sentence is one thread's, so the answer does not
 // depend on the number of threads, nor on the instruction set. Throws InvalidInput, naming the place, for a label that
 // is neither.
 template <typename Logit>

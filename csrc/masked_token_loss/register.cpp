@@ -41,6 +41,7 @@ py::tuple bound_masked_token_loss(const py::array& logits, const py::array& labe
     const auto apply = [&](auto run_as, const py::array& array) {
         return run_as(array, labels, lambda_max, ignore_index, threads);
     };
+    if (!logits.dtype().attr("isnative").cast<bool>()) throw py::value_error("logits are not in native byte order");
     if (logits.dtype().kind() == 'i') return apply(&run<BFloat16, std::int16_t>, logits);  // their bits
     if (logits.dtype().kind() != 'f' || logits.itemsize() == 4) return apply(&run<float>, logits);
     if (logits.itemsize() == 2) return apply(&run<Float16, std::int16_t>, py::array(logits).view("int16"));

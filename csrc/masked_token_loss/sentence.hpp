@@ -225,7 +225,8 @@ double loss_in_parts(const Sentence<Logit>& sentence) {
     const auto factor = static_cast<Real>(1.0 + sentence.lambda_max / share);
     Real* const row = sentence.gradient + worst * sentence.classes;
     for (std::int64_t c = 0; c < sentence.classes; ++c) row[c] *= factor;
-    return sum * share + sentence.lambda_max * largest;
+    // Without a max term an infinite loss stays one: 0 times it would be NaN.
+    return sum * share + (sentence.lambda_max > 0.0 ? sentence.lambda_max * largest : 0.0);
 }
 
 // The loss of a sentence; fills its gradient. See masked_token_loss.hpp. Most label schemes have 16 classes or fewer,

@@ -91,6 +91,12 @@ def _imported() -> ModuleType:
     return _extension
 
 
+def transformed() -> bool:
+    """Whether a transform of torch.func or forward-mode differentiation is at work, which see into PyTorch's own
+    operations only."""
+    return torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0
+
+
 def plain(*tensors: torch.Tensor) -> bool:
     """Whether an operation on these tensors needs neither autograd nor tracing, so that its function can be called
     without PyTorch's dispatcher, whose first call of a custom operator loads the whole compiler (a second or more)."""

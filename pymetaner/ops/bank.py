@@ -63,7 +63,8 @@ class CosineBank:
     @property
     def vectors(self) -> NDArray[np.float32]:
         """The vectors (N, dim) as they were appended; a read-only view."""
-        view = self._arrays.vectors[: self._count]
+        count = self._count  # before the arrays: they have room for more
+        view = self._arrays.vectors[:count]
         view.flags.writeable = False
         return view
 
@@ -80,6 +81,8 @@ class CosineBank:
         finite = np.isfinite(rows).all(axis=1)
         if not finite.all():
             raise InputError(f"vectors row {int(np.argmin(finite))} holds NaN or an infinity: give finite vectors")
+        if not len(rows):
+            return
         count = self._count + len(rows)
         if count > len(self._arrays.norms):
             # Twice the room of before, so that appending one by one costs O(1) a row.
@@ -88,7 +91,10 @@ class CosineBank:
             arrays, encoded = self._arrays, self._encoded
         arrays.vectors[self._count : count] = rows
         if backend() == "native":
-            arrays.encode(encoded, count)
+            try:
+                arrays.encode(encoded, count)
+            except ValueError as error:  # a row of a damaged file
+                raise InputError(f"{error}; the bank stays as it was") from None
             encoded = count
         # The count last: whoever reads without a lock sees only complete rows.
         self._arrays, self._encoded, self._count = arrays, encoded, count
@@ -109,7 +115,7 @@ class CosineBank:
         """A bank of the vectors as they are now, without a copy. What is appended to either is not in the other."""
         bank = CosineBank(self.dim)
         bank._count, bank._encoded = self._count, self._encoded
-        bank._arrays = self._arrays.first(self._count)  # no room behind: an append to the snapshot moves it
+        bank._arrays = self._arrays.first(bank._count)  # no room behind: an append to the snapshot moves it
         return bank
 
     def search(
@@ -149,11 +155,13 @@ class CosineBank:
             SaveError: if it cannot be written; what was there before is kept.
         """
         place = Path(path)
-        temporary = place.with_name(f".{place.name}-{secrets.token_hex(4)}")
-        arrays = self._arrays.first(self._count)
+        temporary = place.parent / f".{place.name}-{secrets.token_hex(4)}"
+        arrays, encoded = self._arrays.first(self._count), self._encoded
+        if encoded != self._count:  # what has not been encoded is whatever the allocator had there
+            arrays, encoded = _Arrays((arrays.vectors, *map(np.zeros_like, arrays[1:]))), 0
         named = dict(zip(_Arrays.NAMES, arrays, strict=True))
         try:
-            save_file(named, temporary, {"format": _FORMAT, "encoded": str(self._encoded)})
+            save_file(named, temporary, {"format": _FORMAT, "encoded": str(encoded)})
             with open(temporary, "rb") as file:
                 os.fsync(file.fileno())
             os.replace(temporary, place)
@@ -176,10 +184,12 @@ class CosineBank:
             arrays, metadata = _mapped(place)
             if metadata.get("format") != _FORMAT:
                 raise ValueError(f"its format is {metadata.get('format')!r}, not {_FORMAT!r}")
+            arrays.check()
             bank = cls(arrays.vectors.shape[1])
             bank._arrays, bank._count, bank._encoded = arrays, len(arrays.vectors), int(metadata["encoded"])
-            arrays.check()
-        except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+            if not 0 <= bank._encoded <= bank._count:
+                raise ValueError(f"{bank._encoded} of {bank._count} rows are said to be encoded")
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
             raise BankFileError(f"{place} is not a bank that CosineBank.save wrote ({error}): save it again") from error
         return bank
 
@@ -229,10 +239,12 @@ class _Arrays(tuple[NDArray[Any], ...]):
     def check(self) -> None:
         """Raises ValueError unless shapes and dtypes go together."""
         count, panels = len(self.vectors), len(self.vectors) // _PANEL
+        if self.vectors.ndim != 2 or not 0 < self.vectors.shape[1] <= max(len(self[1]), 1):  # what is padded is longer
+            raise ValueError(f"vectors have the shape {self.vectors.shape}")
         wanted = _Arrays.empty(self.vectors.shape[1], 0)
         lengths = (count, len(wanted[1]), count, panels, panels)
         for name, array, like, length in zip(_Arrays.NAMES, self, wanted, lengths, strict=True):
-            if array.dtype != like.dtype or array.shape != (length, *like.shape[1:]):
+            if array.dtype != like.dtype or not array.flags.aligned or array.shape != (length, *like.shape[1:]):
                 raise ValueError(f"{name} are {array.dtype} of shape {array.shape}")
 
 

@@ -11,9 +11,12 @@ from torch.nn import functional
 
 from pymetaner.errors import InputError, SettingError
 from pymetaner.ops import cuda
-from pymetaner.ops.backends import extension, plain, runs_natively
+from pymetaner.ops.backends import extension, plain, runs_natively, transformed
 
 __all__ = ["masked_token_loss", "masked_token_loss_reference", "masked_token_loss_with_gradient"]
+
+
+_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 def masked_token_loss(
@@ -47,8 +50,7 @@ def masked_token_loss(
         tensor([1.3863])
     """
     _check(logits, labels, lambda_max, ignore_index, sentence_weights)
-    # The transforms of torch.func see into PyTorch's own operations only.
-    if _native(logits) and not torch._C._are_functorch_transforms_active():
+    if _native(logits) and not transformed():
         arguments = (logits, labels, float(lambda_max), ignore_index)
         if plain(logits):
             loss, _ = _run(*arguments)
@@ -159,7 +161,11 @@ def _check_labels(labels: Tensor, classes: int, ignore_index: int) -> None:
     if torch.compiler.is_compiling():  # what the labels hold is not known while tracing
         return
     wrong = (labels != ignore_index) & ((labels < 0) | (labels >= classes))
-    if wrong.any():
+    try:
+        found = bool(wrong.any())
+    except RuntimeError:  # under vmap nobody may look
+        return
+    if found:
         sentence, token = wrong.nonzero()[0].tolist()
         raise InputError(
             f"labels[{sentence}, {token}] is {int(labels[sentence, token])}: expected a class from 0 to {classes - 1}, "
@@ -168,7 +174,7 @@ def _check_labels(labels: Tensor, classes: int, ignore_index: int) -> None:
 
 
 def _native(logits: Tensor) -> bool:
-    return runs_natively(logits) and (not logits.is_cuda or cuda.supports(logits))
+    return logits.dtype in _DTYPES and runs_natively(logits) and (not logits.is_cuda or cuda.supports(logits))
 
 
 def _run(logits: Tensor, labels: Tensor, lambda_max: float, ignore_index: int = -100) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pymetaner.errors import InputError, SettingError
 from pymetaner.ops import cuda
-from pymetaner.ops.backends import extension, plain, runs_natively
+from pymetaner.ops.backends import extension, plain, runs_natively, transformed
 
 __all__ = ["cosine_topk", "cosine_topk_reference"]
 
@@ -61,6 +61,8 @@ def cosine_topk(
         scores, indices = cosine_topk(_tensor_of(queries), _tensor_of(bank), k, left_out)
         return scores.numpy(), indices.numpy()
     queries, bank, exclude = _checked(queries, bank, k, exclude)
+    if transformed():
+        return cosine_topk_reference(queries, bank, k, exclude)
     if plain(queries, bank):
         return _run(queries, bank, k, exclude)
     return torch.ops.pymetaner.cosine_topk(queries, bank, k, exclude)  # type: ignore[no-any-return]
@@ -157,8 +159,8 @@ def _checked(queries: object, bank: object, k: object, exclude: object) -> tuple
         )
     if queries.device != bank.device:
         raise InputError(f"queries are on {queries.device} and the bank on {bank.device}: move one to the other")
-    if isinstance(k, bool) or not isinstance(k, (int, torch.SymInt)) or k < 1:
-        raise SettingError(f"k is {k!r}: expected a whole number of neighbours, at least 1")
+    if isinstance(k, bool) or not isinstance(k, (int, torch.SymInt)) or not 1 <= k < 2**63:
+        raise SettingError(f"k is {k!r}: expected a whole number of neighbours, at least 1, below 2**63")
     if exclude is None:
         return queries, bank, None
     if not isinstance(exclude, Tensor) or exclude.dtype != torch.int64 or exclude.shape != queries.shape[:1]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+import threading
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -153,3 +156,118 @@ def test_the_extension_checks_what_it_is_given():
     norms.flags.writeable = False
     with pytest.raises(ValueError, match="must be writeable"):
         _cpu.encode_bank(vectors, center, norms, codes, terms)
+
+
+@pytest.mark.parametrize("first", [INSTRUCTION_SETS[-1], "reference"])
+def test_no_rows_change_nothing_anywhere(first, tmp_path):
+    away = 5 + rows(0, 48)
+    with using(first):
+        bank = CosineBank(19)
+        bank.append(rows(1, 20))
+        bank.keep(np.array([], np.int64))
+        snapshot = bank.snapshot()
+        bank.append(away)
+    with using(INSTRUCTION_SETS[-1]):
+        other = bank.snapshot()
+        bank.append(away)
+        for each in (snapshot, other):
+            each.append(np.empty((0, 19), np.float32))
+        assert_searches(bank, np.concatenate([away, away]))
+        bank.save(tmp_path / "bank.safetensors")
+        mapped = CosineBank.open(tmp_path / "bank.safetensors")
+        mapped.append(np.empty((0, 19), np.float32))
+        assert_searches(mapped, np.concatenate([away, away]))
+
+
+def test_what_was_not_encoded_is_saved_as_zeros(tmp_path):
+    with using("reference"):
+        bank = filled(40)
+        bank._arrays[3].fill(83)  # whatever was in that memory before
+    bank.save(tmp_path / "bank.safetensors")
+    assert bytes([83]) * 64 not in (tmp_path / "bank.safetensors").read_bytes()
+    assert_searches(CosineBank.open(tmp_path / "bank.safetensors"), rows(0, 40))
+
+
+def test_a_row_that_is_no_number_in_a_mapped_file_spoils_no_other(tmp_path):
+    filled(400).save(tmp_path / "bank.safetensors")
+    bad = np.array(CosineBank.open(tmp_path / "bank.safetensors").vectors[3])
+    content = (tmp_path / "bank.safetensors").read_bytes()
+    damaged = bad.copy()
+    damaged[0] = np.nan
+    (tmp_path / "bank.safetensors").write_bytes(content.replace(bad.tobytes(), damaged.tobytes()))
+    bank, queries = CosineBank.open(tmp_path / "bank.safetensors"), rows(99, 200)
+    others = np.delete(np.arange(400), 3)
+    _, wanted = ops.cosine_topk(queries, bank.vectors[others], 3)
+    scores, indices = bank.search(queries, 4)
+    for row, found, expected in zip(scores, indices, others[wanted], strict=True):
+        assert not np.isnan(row).any()
+        assert [i for i in found if i != 3][:3] == expected.tolist()
+    with pytest.raises(InputError, match="row 3"):
+        bank.append(rows(1, 2))
+    assert len(bank) == 400
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "[" * 5000,
+        '{"__metadata__": 5}',
+        '{"__metadata__": [], "vectors": {"dtype": "F32", "shape": [1, 1], "data_offsets": [0, 4]}}',
+        '{"vectors": {"dtype": "F32", "shape": [1180591620717411303424, 1], "data_offsets": [0, 4]}}',
+        '{"vectors": {"dtype": "F32", "shape": [1, 1], "data_offsets": [-900, -896]}}',
+        '{"vectors": {"dtype": "F32", "shape": [1, 1], "data_offsets": [1e30, 1e30]}}',
+        '{"vectors": {"dtype": "F32", "shape": [1, true], "data_offsets": "ab"}}',
+    ],
+)
+def test_headers_that_say_what_cannot_be(tmp_path, header):
+    (tmp_path / "bad").write_bytes(len(header).to_bytes(8, "little") + header.encode() + bytes(64))
+    with pytest.raises(BankFileError):
+        CosineBank.open(tmp_path / "bad")
+
+
+def test_metadata_and_shapes_that_say_what_cannot_be(tmp_path):
+    filled(40).save(tmp_path / "good")
+    content = (tmp_path / "good").read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = content[8 : 8 + length].decode()
+    assert '"encoded":"40"' in header
+    empty = '"shape":[40,19]'
+    assert empty in header
+    for old, new in (
+        ('"encoded":"40"', '"encoded":"41"'),
+        ('"encoded":"40"', '"encoded":"4x"'),
+        ('"encoded":"40"', '"encoded":1e999'),
+        (empty, '"shape":[19,40]'),
+        (empty, '"shape":[760]'),
+    ):
+        changed = header.replace(old, new).encode()
+        (tmp_path / "bad").write_bytes(len(changed).to_bytes(8, "little") + changed + content[8 + length :])
+        with pytest.raises(BankFileError):
+            CosineBank.open(tmp_path / "bad")
+    with pytest.raises(SaveError):
+        filled(3).save("")
+
+
+def test_readers_beside_an_append_see_whole_rows():
+    bank, stop = CosineBank(8), threading.Event()
+    wrong = []
+
+    def look():
+        while not stop.is_set():
+            if not (bank.vectors == 1.0).all():
+                wrong.append(len(bank))
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        for _ in range(300):
+            bank = CosineBank(8)
+            for _ in range(12):
+                bank.append(np.ones((11, 8), np.float32))
+    finally:
+        stop.set()
+        thread.join()
+        sys.setswitchinterval(before)
+    assert not wrong

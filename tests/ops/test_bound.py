@@ -213,3 +213,21 @@ def test_sums_of_the_largest_codes_do_not_overflow(name):
     with using(name):
         scores, indices = ops.cosine_topk(np.concatenate([bank[:6], bank[-6:]]), bank, 1)
     assert indices[:, 0].tolist() == [0] * 6 + [16] * 6 and (scores == 1).all()
+
+
+@pytest.mark.parametrize("name", INSTRUCTION_SETS)
+def test_what_the_codes_of_query_and_row_both_lose_counts(name):
+    """Of so many dimensions half a step is lost in query and row alike: their residuals multiply."""
+    dim, lost = 65_536, 65_000
+    query, best = np.zeros(dim, np.float32), np.zeros(dim, np.float32)
+    query[0], best[1] = 127, 127
+    query[2 : 2 + lost], best[2 : 2 + lost] = 0.51, -0.51
+    bank = np.zeros((64, dim), np.float32)
+    bank[:, 0] = -1
+    bank[:, 1] = np.tan(np.arccos(0.76 - 1e-4 * np.arange(64)))
+    bank[40] = best
+    center = np.zeros(dim, np.float32)
+    with using(name):
+        _, indices = _cpu.search_bank(np.repeat(query[None], 8, 0), bank, center, *encoded(bank, center), 1)
+    scores = bank.astype(np.float64) @ query / np.linalg.norm(bank.astype(np.float64), axis=1)
+    assert indices[:, 0].tolist() == [int(scores.argmax())] * 8

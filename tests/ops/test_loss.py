@@ -288,3 +288,35 @@ def test_compiles_into_one_graph(backend):
         loss = compiled(logits, labels, 2.0)
         torch.testing.assert_close(loss, expected[0])
         torch.testing.assert_close(torch.autograd.grad(loss.sum(), logits)[0], expected[1])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_an_infinite_loss_is_infinite(backend, dtype):
+    logits, labels = torch.zeros(1, 3, 4, dtype=dtype), torch.tensor([[0, 2, 1]])
+    logits[0, 1, 2] = -torch.inf
+    with using(backend):
+        for lambda_max in (0.0, 2.0):
+            assert ops.masked_token_loss(logits, labels, lambda_max).tolist() == [math.inf]
+
+
+def test_forward_mode_and_vmap_see_through_it():
+    logits, labels = example(3, (4, 5, 3))
+    tangent = torch.randn(logits.shape, dtype=logits.dtype)
+    _, wanted = torch.func.jvp(lambda x: ops.masked_token_loss_reference(x, labels, 2.0), (logits,), (tangent,))
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(logits, tangent)
+        loss = ops.masked_token_loss(dual, labels, 2.0)
+        found = torch.autograd.forward_ad.unpack_dual(loss).tangent
+    torch.testing.assert_close(found, wanted)
+    one = torch.func.grad(lambda x, y: ops.masked_token_loss(x[None], y[None], 2.0).sum())
+    each = torch.func.vmap(one)(logits, labels)
+    torch.testing.assert_close(each, ops.masked_token_loss_with_gradient(logits, labels, 2.0)[1])
+
+
+def test_types_that_only_the_reference_reads():
+    logits = torch.zeros(1, 2, 3).to(torch.float8_e4m3fn)
+    loss = ops.masked_token_loss(logits, torch.tensor([[0, 1]]), 1.0)
+    assert loss.tolist() == pytest.approx([2 * math.log(3)])
+    with pytest.raises(ValueError, match="byte order"):
+        _cpu.masked_token_loss(np.zeros((1, 1, 2), ">f2"), np.zeros((1, 1), np.int64), 0.0)

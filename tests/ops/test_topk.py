@@ -246,3 +246,25 @@ def test_the_extension_checks_what_it_is_given():
     ]:
         with pytest.raises(ValueError, match=words):
             _cpu.cosine_topk(*arguments)
+
+
+def test_forward_mode_sees_through_it():
+    generator = torch.Generator().manual_seed(0)
+    queries, bank, tangent = (torch.randn(n, 5, generator=generator, dtype=torch.float64) for n in (3, 20, 3))
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(queries, tangent)
+        found = torch.autograd.forward_ad.unpack_dual(ops.cosine_topk(dual, bank, 3)[0]).tangent
+        wanted = torch.autograd.forward_ad.unpack_dual(ops.cosine_topk_reference(dual, bank, 3)[0]).tangent
+    assert found is not None
+    torch.testing.assert_close(found, wanted)
+    gradient = torch.func.grad(lambda q: ops.cosine_topk(q, bank, 3)[0].sum())(queries)
+    leaf = queries.clone().requires_grad_()
+    ops.cosine_topk(leaf, bank, 3)[0].sum().backward()
+    torch.testing.assert_close(gradient, leaf.grad, atol=1e-6, rtol=1e-6)
+
+
+def test_vectors_of_no_dimension_and_numbers_that_are_too_large():
+    with pytest.raises(ValueError, match="no dimensions"):
+        _cpu.cosine_topk(np.empty((3, 0), np.float32), np.empty((4, 0), np.float32), 1)
+    with pytest.raises(SettingError, match="k is"):
+        ops.cosine_topk(np.ones((1, 2), np.float32), np.ones((1, 2), np.float32), 2**63)
