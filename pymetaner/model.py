@@ -202,14 +202,14 @@ class MetaNER(nn.Module, ModelHubMixin):
         Args:
             save_directory: the folder; made if it is not there.
             packed: write the weights in the small form of `pymetaner.packing` instead, which only pymetaner reads.
-            others: none, but for the config that huggingface_hub gives when it pushes, which is passed over.
+            others: none, but for what huggingface_hub gives when it pushes, which is passed over.
 
         Raises:
             SaveError: if writing fails.
             EncoderMismatchError: if the weights have moved since the memory was filled, so that it would not load.
             SettingError: if packing would round weights under a memory that is not empty, or for an unknown argument.
         """
-        unknown = ", ".join(sorted(others.keys() - {"config"}))
+        unknown = ", ".join(sorted(others.keys() - {"config", "model_card_kwargs"}))
         if unknown:
             raise SettingError(
                 f"save_pretrained does not take {unknown}: expected packed alone; model.push_to_hub(repo_id) uploads"

@@ -107,14 +107,14 @@ def _entity_table(result: Result) -> Table:
     table.add_column("", no_wrap=True)
     table.add_column("type", no_wrap=True)
     table.add_column("entity", overflow="fold")
-    if not result.supports and result.base_entities in ((), result.entities):
+    before, after = ({_place(e): e for e in found} for found in (result.base_entities, result.entities))
+    if not result.supports and before.keys() <= after.keys():
         table.add_column("score", justify="right", no_wrap=True)
         for entity in result.entities:
             table.add_row(" ", _label(entity.label), cleaned(entity.text), f"{entity.score:.2f}")
         return table
     table.add_column("before", justify="right", no_wrap=True)
     table.add_column("after", justify="right", no_wrap=True)
-    before, after = ({_place(e): e for e in found} for found in (result.base_entities, result.entities))
     for place in sorted(before | after, key=lambda place: (*place[:2], place in after)):
         entity = after.get(place) or before[place]
         sign = "-" if place not in after else "+" if place not in before else " "

@@ -69,9 +69,7 @@ def detect_notation(sequences: Iterable[Sequence[str]]) -> Notation:
     letters = {letter for letter, _ in table.values()}
     if letters & set("ES"):
         if letters & set("LU"):
-            raise TagError(
-                "the tags mix E-/S- (BIOES) with L-/U- (BILOU): give data in one notation, or name it with `notation`"
-            )
+            raise TagError("the tags mix E-/S- (BIOES) with L-/U- (BILOU): give data in one notation")
         return "BIOES"
     if letters & set("LU"):
         return "BILOU"

@@ -16,7 +16,19 @@ from pymetaner.errors import SettingError
 __all__ = ["fine_tune"]
 
 
+_ONLY_FILES = {
+    "types": "--types",
+    "format": "--format",
+    "delimiter": "--delimiter",
+    "word_column": "--word-column",
+    "tag_column": "--tag-column",
+    "notation": "--notation",
+    "encoding": "--encoding",
+}
+
+
 def fine_tune(
+    context: typer.Context,
     out: options.NewModelOption,
     files: Annotated[
         list[Path] | None, typer.Argument(metavar="FILE", exists=True, dir_okay=False, help="Labelled files.")
@@ -51,6 +63,8 @@ def fine_tune(
     """
     if files and memory is not None:
         raise SettingError("--memory beside FILE: give the one or the other")
+    if not files:
+        options.refuse_unused(context, _ONLY_FILES, "labelled files: give some, or leave it out")
     reading = reading_options(format, delimiter, word_column, tag_column, notation, encoding)
     corpora = [read_file(path, reading) for path in files or ()]
     net = load_model(model, device, threads)

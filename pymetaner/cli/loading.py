@@ -47,7 +47,8 @@ def prepare(device: str = "cpu", threads: int | None = None) -> str:
     if threads is not None:
         torch.set_num_threads(threads)
     try:
-        torch.empty(0, device=device)
+        if torch.empty(0, device=device).is_meta:
+            raise NotImplementedError("meta holds no numbers")
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
         raise SettingError(f"--device {device}: there is no such device here ({reason}): give cpu") from None
@@ -92,14 +93,15 @@ def check_apart(model: str | None, out: Path) -> None:
 
 
 def check_new(model: str | None, out: Path, overwrite: bool) -> None:
-    """Checks that a new model would take the place of no other, unless that is wanted; arguments as `check_apart`.
+    """Checks that a new model would take the place of nothing, unless that is wanted; arguments as `check_apart`.
 
     Raises:
         SettingError: if it would.
     """
     check_apart(model, out)
-    if not overwrite and (out / CONFIG).exists():
-        raise SettingError(f"{out} holds a model already: give another folder, or --overwrite to replace it")
+    for name, what in ((CONFIG, "model"), (MEMORY, "memory")):
+        if not overwrite and (out / name).exists():
+            raise SettingError(f"{out} holds a {what} already: give another folder, or --overwrite to replace it")
 
 
 def save_new(model: MetaNER, out: Path) -> None:

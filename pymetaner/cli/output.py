@@ -30,7 +30,9 @@ def say(kind: str, message: str) -> None:
 
 def print_json(data: Any, *, lines: bool = False) -> None:
     """Write data as JSON, indented or (`lines`) on one line."""
-    text = json.dumps(data, ensure_ascii=False, indent=None if lines else 2)
+    # What another encoding cannot write would be escaped as Python does it, which is not JSON.
+    is_utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+    text = json.dumps(data, ensure_ascii=not is_utf8, indent=None if lines else 2)
     # Line ends of Unicode are legal inside JSON strings, but many a reader of JSON lines would split there.
     print(_UNICODE_LINE_ENDS.sub(lambda match: f"\\u{ord(match[0]):04x}", text))
 

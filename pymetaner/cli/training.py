@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -15,7 +16,7 @@ from pymetaner.cli.labelled_files import chosen_types, of_types, read_file, read
 from pymetaner.cli.loading import check_apart, counted, load_model, prepare
 from pymetaner.cli.output import say, spinner
 from pymetaner.errors import EncoderMismatchError, ModelFileError, SettingError
-from pymetaner.files import CHECKPOINT, MEMORY, REPORT
+from pymetaner.files import CHECKPOINT, CONFIG, MEMORY, REPORT
 
 if TYPE_CHECKING:
     from pymetaner.model import MetaNER
@@ -146,7 +147,11 @@ def train(
         raise SettingError("say what to start from: --encoder for a new model, or --model for one to train further")
     if label_all_pieces and encoder is None:
         raise SettingError("--label-all-pieces is about a new head: give --encoder, not --model")
+    if head_seed is not None and encoder is None:
+        raise SettingError("--head-seed is about a new head: give --encoder, not --model")
     check_apart(encoder or model, out)
+    if not overwrite and (out / CONFIG).exists() and not any((out / name).exists() for name in (REPORT, CHECKPOINT)):
+        raise SettingError(f"{out} holds a model that no run made: give another --out, or --overwrite to replace it")
     if preset is not None and model is not None:
         raise SettingError(f"--preset {preset} starts from an encoder as it is: give --encoder, not --model")
     meta = meta or preset is not None
@@ -194,9 +199,10 @@ def train(
         net.memory = before
     else:
         if overwrite:
-            for name in (REPORT, CHECKPOINT, MEMORY, f"{MEMORY}-wal", f"{MEMORY}-shm"):
+            for name in (REPORT, CHECKPOINT):
                 (out / name).unlink(missing_ok=True)
-        train_model(net, sentences, out, dev=held, settings=settings, meta=learning, progress=True)
+        with _memory_aside(out) if overwrite else nullcontext():
+            train_model(net, sentences, out, dev=held, settings=settings, meta=learning, progress=True)
     if memory:
         _fill(net, data, files, out)
     _report(out, len(net.memory))
@@ -207,6 +213,22 @@ def _new_model(encoder: str, types: Sequence[str], seed: int, device: str, label
         from pymetaner.model import MetaNER
 
         return MetaNER.from_encoder(encoder, types, seed=seed, label_all_pieces=label_all_pieces).to(device)
+
+
+@contextmanager
+def _memory_aside(out: Path) -> Iterator[None]:
+    """Within the block the folder has no memory; afterwards it is gone, or there again if the run failed."""
+    names = [name for name in (MEMORY, f"{MEMORY}-wal", f"{MEMORY}-shm") if (out / name).exists()]
+    for name in names:
+        (out / name).replace(out / f"{name}.before")
+    try:
+        yield
+    except BaseException:
+        for name in names:
+            (out / f"{name}.before").replace(out / name)
+        raise
+    for name in names:
+        (out / f"{name}.before").unlink()
 
 
 def _is_finished(out: Path, run: Callable[[], dict[str, Any]]) -> bool:

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from pymetaner.errors import InputError, MemoryFileError, SaveError, SettingError
 from pymetaner.memory.bank import as_id
+from pymetaner.memory.file import is_database
 from pymetaner.memory.mirror import Mirror
 from pymetaner.memory.records import key_of
 from pymetaner.memory.search import Hit, ids_of, search
@@ -112,12 +113,14 @@ class Contents:
 
         Raises:
             DataError: if a word cannot stand in a column file.
-            SaveError: if it cannot be written, or is the memory's own file; what was there stays.
+            SaveError: if it cannot be written, or is a memory's file, its own or another; what was there stays.
         """
         file = absolute(path)
         with self._mirror.locked() as store:
             if store.is_at(file):
                 raise SaveError(f"{file} is the memory itself, which an export would overwrite: give another file")
+        if is_database(file):
+            raise SaveError(f"{file} is a database, another memory perhaps: give another file, or delete it first")
         sentences = [sentence for _, sentence in self]
         write(file, sentences, format=format)
         return len(sentences)

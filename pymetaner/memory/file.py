@@ -21,6 +21,7 @@ __all__ = [
     "copy_file",
     "create_file",
     "create_in_ram",
+    "is_database",
     "load_file",
     "open_file",
     "settle",
@@ -148,6 +149,18 @@ def load_file(path: Path) -> sqlite3.Connection:
         copy = _connect(":memory:")
         connection.backup(copy)
     return copy
+
+
+def is_database(path: Path) -> bool:
+    """Whether there is a file that SQLite made."""
+    if not path.is_file() or path.stat().st_size == 0:  # which SQLite would take for an empty one
+        return False
+    try:
+        with closing(_connect(_uri(path, "ro"))) as connection:
+            connection.execute("PRAGMA schema_version").fetchone()
+    except sqlite3.Error as error:
+        return "not a database" not in str(error)
+    return True
 
 
 def close_file(connection: sqlite3.Connection) -> None:

@@ -17,7 +17,7 @@ from typing import Literal, get_args
 from pymetaner.errors import DataError, EmptyDataError, SettingError
 from pymetaner.files import write_atomically
 from pymetaner.progress import track
-from pymetaner.readers.columns import find_delimiter, read_columns, sentence_to_columns
+from pymetaner.readers.columns import find_delimiter, read_columns, sentence_to_columns, usual_width
 from pymetaner.readers.corpus import Corpus
 from pymetaner.readers.dataset import from_dataset
 from pymetaner.readers.jsonl import read_jsonl, sentence_to_json
@@ -80,10 +80,12 @@ def read(
     watched = track(lines, f"Reading {Path(path).name}", progress and len(text) > _SLOW)
     if format == "jsonl" or (format is None and _is_jsonl(str(path), text)):
         return read_jsonl(str(path), watched, notation=notation)
+    delimiter = delimiter or find_delimiter(lines)
     return read_columns(
         str(path),
         watched,
-        delimiter=delimiter or find_delimiter(lines),
+        delimiter=delimiter,
+        usual=usual_width(lines, delimiter),
         word_column=word_column,
         tag_column=tag_column,
         notation=notation,

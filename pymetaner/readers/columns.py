@@ -10,11 +10,12 @@ from pymetaner.readers.corpus import Corpus, convert_tags, tokens_and_tags
 from pymetaner.sentence import Sentence
 from pymetaner.tagging import Notation
 
-__all__ = ["find_delimiter", "read_columns", "sentence_to_columns"]
+__all__ = ["find_delimiter", "read_columns", "sentence_to_columns", "usual_width"]
 
 # Only these two separate columns: a token may hold any other space (NBSP in "10 000", the ideographic space).
 _BLANKS = re.compile(r"[ \t]+")
 _DOCSTART = "-DOCSTART-"
+_NOTE = re.compile(r"# \S+ = ")  # of CoNLL-U: "# text = ..."
 
 
 def read_columns(
@@ -22,11 +23,15 @@ def read_columns(
     lines: Iterable[str],
     *,
     delimiter: str,
+    usual: int = 0,
     word_column: int = 0,
     tag_column: int = -1,
     notation: Notation | None = None,
 ) -> Corpus:
-    """The labelled sentences of the lines of a column file; see `pymetaner.readers.read`."""
+    """The labelled sentences of the lines of a column file; see `pymetaner.readers.read`.
+
+    `usual` is how many columns they have (`usual_width`), which tells comments from words.
+    """
     sentences: list[tuple[str, ...]] = []
     tag_rows: list[tuple[str, ...]] = []
     first_seen: dict[str, str] = {}
@@ -43,10 +48,11 @@ def read_columns(
 
     for number, line in enumerate(lines, 1):
         fields = _BLANKS.split(line.strip(" \t")) if delimiter == " " else line.split(delimiter)
-        if fields[0] == _DOCSTART or not line.strip():
+        at_word = fields[word_column] if -len(fields) <= word_column < len(fields) else ""
+        if _DOCSTART in (*line.split(None, 1)[:1], at_word) or not line.strip():
             end_sentence()
             continue
-        if _is_comment(line, delimiter, len(fields), width):
+        if _is_comment(line, delimiter, len(fields), usual):
             continue
         if not width:
             width = len(fields)
@@ -83,10 +89,10 @@ def sentence_to_columns(sentence: Sentence, place: str) -> str:
     """The lines of a labelled sentence: a word, a tab, its tag."""
     lines = []
     for word, tag in zip(*tokens_and_tags(sentence), strict=True):
-        if not word or word == _DOCSTART or re.search(r"[\t\r\n]", word + tag) or tag != tag.strip():
+        if not word or word == _DOCSTART or re.search(r"[\t\r\n\0]", word + tag) or tag != tag.strip():
             raise DataError(
                 f"{place}: the word {word!r} with the tag {tag!r} cannot stand in a column file (it is empty, a mark "
-                "of the format, or holds a tab or a line break): write format='jsonl'"
+                "of the format, or holds a tab, a line break or a zero byte): write format='jsonl'"
             )
         lines.append(f"{word}\t{tag}\n")
     return "".join(lines) + "\n"
@@ -96,7 +102,16 @@ def _is_comment(line: str, delimiter: str, columns: int, width: int) -> bool:
     """Whether this is a CoNLL-U comment. Between spaces `# O` is the word "#", so such files have no comments."""
     if delimiter == " " or not line.startswith("#"):
         return False
-    return columns == 1 or (line.startswith("# ") and width not in (0, columns))
+    is_note = line.startswith(("# ", f"#{delimiter}")) and width not in (0, columns)
+    return columns == 1 or is_note or bool(_NOTE.match(line))
+
+
+def usual_width(lines: Sequence[str], delimiter: str) -> int:
+    """How many columns the first line has that is surely none of comments; 0 if there is none."""
+    for line in lines:
+        if line.strip() and not line.startswith(("#", _DOCSTART)):
+            return len(line.split(delimiter))
+    return 0
 
 
 def _check_columns(place: str, line: str, width: int, word_column: int, tag_column: int) -> None:

@@ -19,7 +19,7 @@ from pymetaner.engine import computing_in
 from pymetaner.engine.bertadam import BertAdam
 from pymetaner.errors import EmptyDataError, SettingError
 from pymetaner.evaluation import evaluate
-from pymetaner.files import MEMORY, REPORT, write_atomically
+from pymetaner.files import CHECKPOINT, CONFIG, MEMORY, REPORT, write_atomically
 from pymetaner.model import MetaNER
 from pymetaner.network import adapted_parameters, fingerprint_of
 from pymetaner.objective import BaseObjective, Objective, check_finite
@@ -149,6 +149,8 @@ def train(
                         )
                         f1 = looked.plain.f1
                     if state.keep(step, f1):
+                        if not (folder / CHECKPOINT).exists():  # a model without one would be taken for another's
+                            state.save(step)
                         save(model, folder, with_memory=False)
                     if progress:
                         measured = "" if f1 is None else f", dev F1 {100 * f1:.2f}"
@@ -167,6 +169,7 @@ def train(
     state.load_best(model)
     if isinstance(objective, MetaObjective):
         model.settings = objective.settings_after(model.settings)
+    if isinstance(objective, MetaObjective) or not (folder / CONFIG).exists():
         save(model, folder, with_memory=False)
     state.discard()
     return report

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
 import subprocess
 import sys
 import warnings
@@ -89,6 +91,23 @@ def test_a_closed_pipe_is_quiet(folder: Path) -> None:
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode == 141
+
+
+def test_closed_streams_and_other_encodings(folder: Path) -> None:
+    start = [sys.executable, "-m", "pymetaner", "predict", "--model", str(folder)]
+    for closed, arguments in (("<&-", ["--file", "-", "--jsonl"]), (">&-", ["Ada"])):
+        command = f"{shlex.join([*start, *arguments])} {closed}"
+        done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+        assert (done.returncode, "Traceback" in done.stderr) == (0, False)
+    ascii_only = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(
+        [*start, "--jsonl", "Ada nació 😀"], capture_output=True, text=True, env=ascii_only, check=True
+    )
+    assert json.loads(done.stdout)["text"] == "Ada nació 😀"
+
+
+def test_a_device_that_holds_no_numbers_is_refused(run: Any, folder: Path) -> None:
+    assert "no such device" in run("predict", "Ada", "--model", folder, "--device", "meta", exits=2).stderr
 
 
 def test_warnings_are_lines(capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from tiny import CORPUS
 
@@ -46,5 +47,26 @@ def test_what_it_cannot_do_is_told(run: Any, folder: Path, tmp_path: Path) -> No
     both = ("fine-tune", file, "--memory", tmp_path / "no.sqlite", "--model", folder, "--out", tmp_path / "new")
     assert "give the one or the other" in run(*both, exits=2).stderr
     assert "does not exist" in run("fine-tune", *both[2:], exits=1).stderr
+    for option in (("--types", "PER"), ("--delimiter", "x"), ("--notation", "IO")):
+        told = run("fine-tune", "--model", folder, "--out", tmp_path / "new", *option, exits=2).stderr
+        assert f"{option[0]} is about labelled files" in told
     assert "give another folder" in run("fine-tune", file, "--model", folder, "--out", folder, exits=2).stderr
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("command", ["fine-tune", "self-train", "average", "extend"])
+def test_a_memory_is_not_written_over(run: Any, folder: Path, tmp_path: Path, command: str) -> None:
+    out, file, text = tmp_path / "memory", tmp_path / "few.conll", tmp_path / "text.txt"
+    out.mkdir()
+    run("memory", "add", out, "[PER Rosa Montero] sang", "--model", folder)
+    file.write_text("Ada\tB-PER\ntook\tO\nAspirin\tB-DRUG\n", encoding="utf-8")
+    text.write_text("Ada slept\n", encoding="utf-8")
+    start = {
+        "fine-tune": (file, "--types", "PER", "--model", folder, "--steps", 1),
+        "self-train": (text, "--model", folder, "--steps", 1),
+        "average": (folder, folder),
+        "extend": (file, "--model", folder),
+    }[command]
+    assert "holds a memory already" in run(command, *start, "--out", out, exits=2).stderr
+    assert "Rosa Montero" in run("memory", "list", out).stdout
+    run(command, *start, "--out", out, "--overwrite")

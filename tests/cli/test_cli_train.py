@@ -15,7 +15,7 @@ from tiny import CORPUS
 
 from pymetaner import MetaNER, TrainSettings, read, write
 from pymetaner.cli.training import train as command
-from pymetaner.training import wu2020
+from pymetaner.training import trainer, wu2020
 from pymetaner.training.state import TrainingState
 
 FEW = ("--steps", 6, "--batch-size", 4, "--evaluate-every", 3, "--checkpoint-every", 2, "--freeze-layers", 1)
@@ -100,6 +100,57 @@ def test_a_run_that_goes_astray_is_told(run: Any, folder: Path, labelled_file: P
     arguments = ("train", labelled_file, "--encoder", folder, "--out", tmp_path / "x", "--lr", 1e30, "--steps", 3)
     assert "give a smaller lr" in run(*arguments, exits=1).stderr
     assert not (tmp_path / "x" / "model.safetensors").exists()
+
+
+def test_a_model_that_no_run_made_is_not_written_over(
+    run: Any, folder: Path, labelled_file: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "other"
+    MetaNER.from_pretrained(folder).network.save_pretrained(out)
+    before = (out / "model.safetensors").read_bytes()
+    start = ("train", labelled_file, "--model", folder, "--out", out, "--steps", 1)
+    assert "no run made" in run(*start, exits=2).stderr
+    assert (out / "model.safetensors").read_bytes() == before
+    run(*start, "--overwrite")
+    assert "about a new head" in run(*start, "--overwrite", "--head-seed", 3, exits=2).stderr
+
+
+@pytest.mark.parametrize("stopped", [0, 1])
+def test_a_run_stopped_around_its_first_weights_goes_on(
+    run: Any, folder: Path, labelled_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped: int
+) -> None:
+    """Before or after they are saved, and long before the first checkpoint is due."""
+    out = tmp_path / "run"
+    start = ("train", labelled_file, "--dev", labelled_file, "--encoder", folder, "--steps", 4)
+    options = ("--evaluate-every", 2, "--checkpoint-every", 100, "--out")
+
+    save = trainer.save
+
+    def stop(*given: Any, **named: Any) -> None:
+        if stopped:
+            save(*given, **named)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(trainer, "save", stop)
+        run(*start, *options, out, exits=130)
+    run(*start, *options, out)
+    run(*start, *options, tmp_path / "whole")
+    assert same(weights(out), weights(tmp_path / "whole"))
+
+
+def test_a_memory_stays_if_the_run_that_was_to_replace_it_fails(
+    run: Any, folder: Path, labelled_file: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    start = ("train", labelled_file, "--model", folder, "--out", out, "--steps", 2, "--overwrite")
+    run(*start)
+    run("memory", "add", out, "[PER Rosa Montero] sang")
+    run(*start, "--lr", 1e30, exits=1)
+    assert "Rosa Montero" in run("memory", "list", out).stdout
+    run(*start)
+    assert "Rosa Montero" not in run("memory", "list", out).stdout
+    assert not list(out.glob("*.before"))
 
 
 def test_a_stopped_run_goes_on(

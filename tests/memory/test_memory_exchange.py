@@ -66,6 +66,22 @@ def test_export_where_nothing_can_be_written(memory: Memory, tmp_path: Path) -> 
         memory.export(tmp_path)
 
 
+def test_export_over_another_memory(memory: Memory, encoder: FakeEncoder, tmp_path: Path) -> None:
+    memory.add(SENTENCES)
+    for name in ("other.sqlite", "open.sqlite"):
+        with Memory(encoder, tmp_path / name) as other:
+            other.add(SENTENCES[:1])
+            if name == "open.sqlite":
+                with pytest.raises(SaveError, match="another memory"):
+                    memory.export(tmp_path / name)
+        with pytest.raises(SaveError, match="another memory"):
+            memory.export(tmp_path / name)
+        with Memory(encoder, tmp_path / name) as other:
+            assert len(other) == 1
+    (tmp_path / "empty").touch()
+    assert memory.export(tmp_path / "empty") == memory.export(tmp_path / "empty") == len(memory)
+
+
 def test_export_over_the_memory_itself(encoder: FakeEncoder, path: Path, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(path)
     for read_only in (False, True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -71,6 +72,21 @@ def test_dialects_that_say_the_same(tmp_path: Path, content: str) -> None:
         Sentence(("Ada", "slept"), ("B-PER", "O")),
         Sentence(("Paris",), ("B-LOC",)),
     ]
+
+
+@pytest.mark.parametrize(
+    ("content", "options"),
+    [
+        ("-DOCSTART- -X- O O\n\nAda\tB-PER\nsat\tO\n", {}),
+        ("1\t-DOCSTART-\tO\n\n1\tAda\tB-PER\n2\tsat\tO\n", {"word_column": 1}),
+        ("# text = hello, world\nAda,B-PER\nsat,O\n", {"delimiter": ","}),
+        ("# text = a\tb\n1\tAda\tB-PER\n2\tsat\tO\n", {"word_column": 1}),
+        ("#\thttp://a.b [1]\n1\tAda\tB-PER\n2\tsat\tO\n", {"word_column": 1}),
+        ("Ada\tB-PER\nsat\tO\n\n# text = x\tO\n", {}),
+    ],
+)
+def test_marks_and_comments_are_no_words(tmp_path: Path, content: str, options: dict[str, Any]) -> None:
+    assert read(save(tmp_path, content), **options).sentences == [Sentence(("Ada", "sat"), ("B-PER", "O"))]
 
 
 def test_columns_delimiters_and_encodings(tmp_path: Path) -> None:
@@ -185,7 +201,7 @@ def test_writing_words_of_text_and_regrouped_tokens(tmp_path: Path) -> None:
     assert read(path).sentences == [tokens, Sentence(("Ann", "'s", "cat"), ("B-PER", "O", "O"))]
 
 
-@pytest.mark.parametrize("word", ["a\tb", "a\nb", "-DOCSTART-"])
+@pytest.mark.parametrize("word", ["a\tb", "a\nb", "a\0", "-DOCSTART-"])
 def test_a_word_that_would_break_the_file_is_refused(tmp_path: Path, word: str) -> None:
     with pytest.raises(DataError, match=r"sentence 0: the word .* write format='jsonl'"):
         write(tmp_path / "data.conll", [Sentence((word,), ("O",))], format="columns")
