@@ -103,8 +103,10 @@ class TokenBank:
         gone = ~np.isin(self._ids, now)
         if gone.any():
             stay = np.flatnonzero(~gone)
+            self._state = None  # until all three have changed: an interrupted call leaves nothing half done
             self._bank.keep(stay)
             self._tags, self._ids = self._tags[stay], self._ids[stay]
+            self._state = state
         known = np.unique(self._ids)
         if len(known) == len(now):
             return
@@ -117,7 +119,7 @@ class TokenBank:
             hidden = np.concatenate([reading.hidden for reading in readings])
             tags = [tag for _, sentence in group for tag in model.labels.encode(sentence.tags or ())]
             ids = [i for i, sentence in group for _ in sentence.words]
-            self._state = None  # until all three have grown, so that an interrupted call leaves nothing half done
+            self._state = None
             self._bank.append(hidden)
             self._tags = np.append(self._tags, np.array(tags, np.int64))
             self._ids = np.append(self._ids, np.array(ids, np.int64))
