@@ -44,7 +44,7 @@ _STEP_SIZES: dict[InnerOptimizer, tuple[float, ...]] = {
 }
 _FOLDS, _SAMPLE = 3, 200
 _TRIAL_STEPS = 12  # of learning from a fold: enough to tell whether it gains
-_ENOUGH = 50  # sentences, from which on learning from all of them has gained in every draw; benchmarks/results/LOG.md
+_ENOUGH = 40  # sentences, from which on learning from all of them gained in every draw of 50; benchmarks/results/LOG.md
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Trial:
         knn: weight of the nearest labelled words.
         score: of the memory's sentences, each adapted on others only.
         margin: its gain in F1 over not adapting, less one standard error of that gain (paired bootstrap) for each
-            choice that it rests on. Learning from all of 50 sentences or more has the benefit of the doubt: plus one.
+            choice that it rests on. Learning from all of 40 sentences or more has the benefit of the doubt: plus one.
     """
 
     k: SupportCount
