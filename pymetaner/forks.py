@@ -12,9 +12,12 @@ import os
 import threading
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Generic, TypeVar
 
-__all__ = ["ForkSafe", "anew_in_child"]
+__all__ = ["ForkSafe", "PerObject", "anew_in_child"]
+
+Object = TypeVar("Object")
+Value = TypeVar("Value")
 
 
 class ForkSafe:
@@ -55,7 +58,25 @@ if _register is not None:
 
 
 def anew_in_child(begin: Callable[[], None]) -> None:
-    """Calls `begin` now, and in every forked child: it makes a module's locks and what they protect."""
+    """Calls `begin` now, and in every forked child: it makes locks and what they protect."""
     begin()
     if _register is not None:
         _register(after_in_child=begin)
+
+
+class PerObject(Generic[Object, Value]):
+    """What a module keeps of each object for as long as that lives, and a lock; a forked child begins with none.
+
+    Attributes:
+        kept: the values, by object; read and changed with the lock held.
+        lock: theirs.
+    """
+
+    kept: weakref.WeakKeyDictionary[Object, Value]
+    lock: threading.Lock
+
+    def __init__(self) -> None:
+        anew_in_child(self._begin)
+
+    def _begin(self) -> None:
+        self.kept, self.lock = weakref.WeakKeyDictionary(), threading.Lock()

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pymetaner.engine import computing_in
-from pymetaner.forks import anew_in_child
+from pymetaner.forks import PerObject
 from pymetaner.ops import CosineBank
 from pymetaner.sentence import Sentence
 
@@ -140,24 +140,15 @@ def fused(
     return mixed
 
 
-_banks: weakref.WeakKeyDictionary[Memory, TokenBank]
-_lock: threading.Lock
-
-
-def _begin() -> None:
-    global _banks, _lock
-    _banks, _lock = weakref.WeakKeyDictionary(), threading.Lock()
-
-
-anew_in_child(_begin)
+_banks: PerObject[Memory, TokenBank] = PerObject()
 
 
 def bank_of(model: MetaNER, memory: Memory) -> TokenBank:
     """The bank of a memory's words, kept as long as the memory is."""
-    with _lock:
-        bank = _banks.get(memory)
+    with _banks.lock:
+        bank = _banks.kept.get(memory)
         if bank is None or bank.model() is not model:
-            bank = _banks[memory] = TokenBank(model, memory)
+            bank = _banks.kept[memory] = TokenBank(model, memory)
         return bank
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -12,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from pymetaner.forks import anew_in_child
+from pymetaner.forks import PerObject
 from pymetaner.network import adapted_groups, forward, layers_of, weight_sharing_copy
 
 __all__ = ["Listener", "View", "borrowed_view"]
@@ -170,16 +168,7 @@ class View:
         return layer
 
 
-_views: weakref.WeakKeyDictionary[PreTrainedModel, list[tuple[object, View]]]
-_lock: threading.Lock
-
-
-def _begin() -> None:
-    global _views, _lock
-    _views, _lock = weakref.WeakKeyDictionary(), threading.Lock()
-
-
-anew_in_child(_begin)
+_views: PerObject[PreTrainedModel, list[tuple[object, View]]] = PerObject()
 
 
 @contextmanager
@@ -187,10 +176,10 @@ def borrowed_view(network: PreTrainedModel, frozen: int) -> Iterator[View]:
     """A view that no other thread uses meanwhile; made anew only when all are taken or the network has changed."""
     tensors = (*network.parameters(), *network.buffers())
     state = (frozen, *map(id, network.modules()), *((t.data_ptr(), t.dtype, t.device) for t in tensors))
-    with _lock:
-        idle = [view for known, view in _views.get(network, ()) if known == state]
+    with _views.lock:
+        idle = [view for known, view in _views.kept.get(network, ()) if known == state]
         view = idle.pop() if idle else None
-        _views[network] = [(state, view) for view in idle]
+        _views.kept[network] = [(state, view) for view in idle]
     if view is None:
         with torch.inference_mode(False):  # what is made in it could never again take part in a graph
             view = View(network, frozen)
@@ -199,5 +188,5 @@ def borrowed_view(network: PreTrainedModel, frozen: int) -> Iterator[View]:
         yield view
     finally:
         view.tapped = view.last = None
-        with _lock:
-            _views[network].append((state, view))
+        with _views.lock:
+            _views.kept[network].append((state, view))

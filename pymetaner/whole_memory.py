@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import threading
-import weakref
 from collections.abc import Iterable, Sequence
 
 from pymetaner.engine import Computation, FineTuning, Precision, fine_tuned_model
 from pymetaner.errors import EmptyDataError
-from pymetaner.forks import anew_in_child
+from pymetaner.forks import PerObject
 from pymetaner.learning import step_size
 from pymetaner.memory import Memory
 from pymetaner.memory.encoder import check_labelled
@@ -97,8 +96,8 @@ def model_of_memory(model: MetaNER, memory: Memory, how: FineTuning, computation
     It learns at the first call, and again when the memory, the weights or the settings have changed; threads that
     ask meanwhile wait for it.
     """
-    with _lock:
-        kept = _all_kept.setdefault(memory, _Kept())
+    with _learned.lock:
+        kept = _learned.kept.setdefault(memory, _Kept())
     with kept.lock:
         reading, ids = memory.version()
         state = (model.state, reading, ids.tobytes(), how, computation.precision)
@@ -110,13 +109,4 @@ def model_of_memory(model: MetaNER, memory: Memory, how: FineTuning, computation
         return kept.model
 
 
-_all_kept: weakref.WeakKeyDictionary[Memory, _Kept]
-_lock: threading.Lock
-
-
-def _begin() -> None:
-    global _all_kept, _lock
-    _all_kept, _lock = weakref.WeakKeyDictionary(), threading.Lock()
-
-
-anew_in_child(_begin)
+_learned: PerObject[Memory, _Kept] = PerObject()

@@ -6,6 +6,7 @@ import copy
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -174,6 +175,17 @@ def test_entities_that_votes_removed_are_shown(model):
     assert lost.base_entities[0].text in str(lost)
 
 
+@contextmanager
+def one_thread():
+    """Within the block PyTorch has one: a child cannot use those of its parent's OpenMP."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 @pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
 @pytest.mark.parametrize("way", [WAYS["all"], WAYS["votes"]], ids=["all", "votes"])
@@ -193,8 +205,7 @@ def test_a_child_forked_while_a_thread_learns_can_learn(model, way, monkeypatch)
 
     original = pymetaner.whole_memory.fine_tuned_model if way["k"] else pymetaner.MetaNER.read
     monkeypatch.setattr(where, waits(original))
-    torch.set_num_threads(1)  # a child cannot use the threads of its parent's OpenMP
-    with ThreadPoolExecutor(1) as pool:
+    with one_thread(), ThreadPoolExecutor(1) as pool:
         running = pool.submit(adapt, model, CORPUS, **way)
         assert reached.wait(60)
         child = os.fork()
