@@ -1,14 +1,19 @@
 // AMX: tdpbssd multiplies a tile of 16 queries by 64 elements with a tile of 64 elements by 16 rows, bytes into 32-bit
-// sums. A panel of the bank is laid out as a row of such tiles, and up to three tiles of queries share each of them, so
-// that three independent sums are in flight.
+// sums. A panel of the bank is laid out as a row of such tiles, and so are 16 queries. Two tiles of queries meet two
+// of the bank: each tile that is loaded is used twice, and four independent sums are in flight.
 #include <immintrin.h>
 
+#if defined(__AVX512F__)
+#include "cosine_topk/wide_bounds.hpp"
+#else  // emulated
 #include "cosine_topk/screening.hpp"
+#endif
 
 namespace pymetaner {
 namespace {
 
 constexpr int kTileRows = 16;
+constexpr int kTileBytes = kTileRows * kTileWidth;
 
 // What ldtilecfg reads: the shape of each of the eight tiles.
 struct alignas(64) TileShapes {
@@ -19,52 +24,90 @@ struct alignas(64) TileShapes {
     std::uint8_t rows[16] = {};
 };
 
-struct Amx : PlainQueries {
-    using Code = std::int8_t;
-    static constexpr int kGroup = 3 * kTileRows;
-
-    static void products(const Code* queries, int count, std::int64_t groups, const std::int8_t* panel,
-                         std::int32_t* out) {
-        const int tiles = (count + kTileRows - 1) / kTileRows;
-        TileShapes shapes;  // 0 to 2: sums; 3: the bank; 4 to 6: queries, of which the last tile may have fewer rows
-        for (int t = 0; t < 7; ++t) {
-            const int left = count - (t < 3 ? t : t - 4) * kTileRows;
-            const int rows = t == 3 || left >= kTileRows ? kTileRows : left;
-            shapes.bytes_per_row[t] = rows > 0 ? kTileWidth : 0;
-            shapes.rows[t] = static_cast<std::uint8_t>(rows > 0 ? rows : 0);
+// The tiles, set up for a group of queries. 0 and 1: sums of the first 16 queries with either panel; 2 and 3: of the
+// others; 4 and 5: queries; 6 and 7: the bank.
+class Tiles {
+  public:
+    explicit Tiles(int queries) {
+        const int first = queries < kTileRows ? queries : kTileRows;
+        const int others = queries - first;
+        const int rows[8] = {first, first, others, others, first, others, kTileRows, kTileRows};
+        TileShapes shapes;
+        for (int t = 0; t < 8; ++t) {
+            shapes.bytes_per_row[t] = rows[t] > 0 ? kTileWidth : 0;
+            shapes.rows[t] = static_cast<std::uint8_t>(rows[t]);
         }
         _tile_loadconfig(&shapes);
-        if (tiles == 3) return products_of<3>(queries, groups, panel, out);
-        if (tiles == 2) return products_of<2>(queries, groups, panel, out);
-        return products_of<1>(queries, groups, panel, out);
+    }
+    ~Tiles() { _tile_release(); }
+    Tiles(const Tiles&) = delete;
+    Tiles& operator=(const Tiles&) = delete;
+};
+
+struct Amx : Plain<Amx> {
+#if defined(__AVX512F__)
+    using Bounds = WideBounds;
+#endif
+    using Code = std::int8_t;
+    static constexpr int kGroup = 2 * kTileRows;
+    static constexpr int kTogether = kTileRows;
+    static constexpr int kAlternate = kTileWidth;
+    static constexpr int kPanels = 2;
+
+    using Products = std::int32_t[kPanels][kGroup][kPanelRows];
+
+    static void screen(const QueryGroup& queries, std::int64_t groups, const PanelRun& panels, const Screened& found) {
+        alignas(64) Products products;
+        const Tiles tiles(queries.count);
+        const std::int64_t bytes = groups * kGroupWidth * kPanelRows;  // of a panel
+        for (int first = 0; first < panels.count; first += kPanels) {
+            const int here = panels.count - first < kPanels ? panels.count - first : kPanels;
+            multiply(queries, panels.codes + first * bytes, here, bytes, products);
+            for (int p = 0; p < here; ++p) {
+                const int panel = first + p;
+                found.queries[panel] =
+                    make_bounds(Bounds(panels.terms[panel]), products[p], queries, found, panel * kGroup);
+            }
+        }
     }
 
-    template <int Tiles>
-    static void products_of(const Code* queries, std::int64_t groups, const std::int8_t* panel, std::int32_t* out) {
-        const std::int64_t width = groups * kGroupWidth;  // bytes from one query to the next
-        const auto* const second = queries + kTileRows * width;
-        const auto* const third = second + kTileRows * width;
+    static void multiply(const QueryGroup& queries, const std::int8_t* panels, int count, std::int64_t bytes,
+                         Products& out) {
+        const auto* const codes = static_cast<const Code*>(queries.codes);
+        if (queries.count > kTileRows) {
+            if (count == 2) return multiply<2, 2>(codes, panels, bytes, out);
+            return multiply<2, 1>(codes, panels, bytes, out);
+        }
+        if (count == 2) return multiply<1, 2>(codes, panels, bytes, out);
+        return multiply<1, 1>(codes, panels, bytes, out);
+    }
+
+    // Multiplies one or two tiles of queries with one or two panels, `bytes` each.
+    template <int QueryTiles, int Panels>
+    static void multiply(const Code* queries, const std::int8_t* panels, std::int64_t bytes, Products& out) {
         _tile_zero(0);
-        if (Tiles > 1) _tile_zero(1);
-        if (Tiles > 2) _tile_zero(2);
-        for (std::int64_t i = 0; i < width; i += kTileWidth) {
-            _tile_loadd(3, panel + i * kPanelRows, kTileWidth);
-            _tile_loadd(4, queries + i, width);
-            _tile_dpbssd(0, 4, 3);
-            if (Tiles > 1) {
-                _tile_loadd(5, second + i, width);
-                _tile_dpbssd(1, 5, 3);
+        if (Panels > 1) _tile_zero(1);
+        if (QueryTiles > 1) _tile_zero(2);
+        if (QueryTiles > 1 && Panels > 1) _tile_zero(3);
+        for (std::int64_t i = 0; i < bytes; i += kTileBytes) {
+            _tile_loadd(6, panels + i, kTileWidth);
+            _tile_loadd(4, queries + i, kTileWidth);
+            _tile_dpbssd(0, 4, 6);
+            if (Panels > 1) {
+                _tile_loadd(7, panels + bytes + i, kTileWidth);
+                _tile_dpbssd(1, 4, 7);
             }
-            if (Tiles > 2) {
-                _tile_loadd(6, third + i, width);
-                _tile_dpbssd(2, 6, 3);
+            if (QueryTiles > 1) {
+                _tile_loadd(5, queries + bytes + i, kTileWidth);
+                _tile_dpbssd(2, 5, 6);
+                if (Panels > 1) _tile_dpbssd(3, 5, 7);
             }
         }
         constexpr int kLine = kPanelRows * sizeof(std::int32_t);
-        _tile_stored(0, out, kLine);
-        if (Tiles > 1) _tile_stored(1, out + kTileRows * kPanelRows, kLine);
-        if (Tiles > 2) _tile_stored(2, out + 2 * kTileRows * kPanelRows, kLine);
-        _tile_release();
+        _tile_stored(0, out[0], kLine);
+        if (Panels > 1) _tile_stored(1, out[1], kLine);
+        if (QueryTiles > 1) _tile_stored(2, out[0][kTileRows], kLine);
+        if (QueryTiles > 1 && Panels > 1) _tile_stored(3, out[1][kTileRows], kLine);
     }
 };
 

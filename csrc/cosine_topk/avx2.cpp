@@ -8,7 +8,7 @@
 namespace pymetaner {
 namespace {
 
-struct Avx2 : PlainQueries {
+struct Avx2 : Plain<Avx2> {
     using Code = std::int16_t;
     static constexpr int kGroup = 6;  // with 8 rows: 12 sums in registers, 2 for the bank, 1 for the query, 1 product
 

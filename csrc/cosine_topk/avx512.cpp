@@ -6,12 +6,13 @@
 // numbers, is one more sum and is taken off at the end. Both are exact modulo 2^32, and so is their difference.
 #include <immintrin.h>
 
-#include "cosine_topk/screening.hpp"
+#include "cosine_topk/wide_bounds.hpp"
 
 namespace pymetaner {
 namespace {
 
-struct Avx512 {
+struct Avx512 : Plain<Avx512> {
+    using Bounds = WideBounds;
     using Code = std::uint8_t;
     static constexpr int kGroup = 16;
     static constexpr int kTogether = kGroup;

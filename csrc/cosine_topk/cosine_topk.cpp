@@ -1,7 +1,8 @@
 // The search: slices of the bank go through the caches once for all queries; each slice is screened against groups of
-// queries, and what its bounds do not rule out waits in a short list of the query. A list that is full is settled: its
-// vectors are scored exactly, highest bound first, until the next bound is below the k-th best score so far, which from
-// then on rules out nearly everything. So the Q x N scores never exist, and nearly none is computed exactly.
+// queries, and what its bounds do not rule out waits in a short list of the query. Bounds hold from below too, and the
+// k-th largest of those rules out nearly everything from then on. At the end what waits is scored exactly, highest
+// bound first, until the next bound is below the k-th best score. A list that is full, as where vectors are nearly
+// equal, is scored so at once. So the Q x N scores never exist, and nearly none is computed exactly.
 //
 // Threads take slices of the bank and tell each other how high the k-th best score has risen; where there are fewer
 // slices than would keep them busy, they take queries instead. Neither changes the answer, which the total order of
@@ -24,8 +25,8 @@ namespace {
 
 constexpr std::int64_t kBlock = 1024;  // queries whose candidates are kept at a time; a multiple of Kernels::together
 constexpr std::int64_t kSliceBytes = 1 << 17;  // of the 8-bit copy: a quarter of the second cache
-constexpr std::size_t kShortList = 32;         // waiting vectors of a query
 constexpr std::int64_t kFewQueries = 6;        // for fewer, encoding a bank costs more than scoring it exactly
+constexpr std::size_t kLine = 64;              // bytes of a cache line
 constexpr float kLowest = -std::numeric_limits<float>::infinity();
 
 std::int64_t ceil_div(std::int64_t a, std::int64_t b) {
@@ -52,7 +53,11 @@ struct Queries {
           norms(static_cast<std::size_t>(given.count)),
           terms(norms.size()) {
         const std::size_t places = (norms.size() + together - 1) / together * together;
-        if (center != nullptr) codes = std::make_unique<char[]>(places * stride);
+        if (center != nullptr) {
+            memory = std::make_unique<char[]>(places * stride + kLine);
+            const auto address = reinterpret_cast<std::uintptr_t>(memory.get());
+            codes = memory.get() + (kLine - address % kLine) % kLine;
+        }
         Encoder encoder(kernels, rows, {0, nullptr, norms.data(), nullptr, nullptr});
         parallel_for(ceil_div(rows.count, kBlock), threads, [&](std::int64_t block, int) {
             const std::int64_t last = std::min(rows.count, (block + 1) * kBlock);
@@ -61,7 +66,8 @@ struct Queries {
             for (std::int64_t q = block * kBlock; q < last && codes != nullptr; ++q) {
                 const auto i = static_cast<std::size_t>(q);
                 const std::size_t place = i % together;
-                char* const first = codes.get() + (i - place) * stride + place * kGroupWidth * kernels.code_size;
+                const std::size_t step = static_cast<std::size_t>(kernels.alternate) * kernels.code_size;
+                char* const first = codes + (i - place) * stride + place * step;
                 kernels.encode_query(rows.row(q), rows.dim, padded_dim(rows.dim), norms[i], center, line.data(), first,
                                      &terms[i]);
             }
@@ -73,16 +79,21 @@ struct Queries {
     const std::size_t stride;  // bytes of one query's codes
     const std::size_t together;
     std::vector<double> norms;
-    std::vector<Terms> terms;
-    std::unique_ptr<char[]> codes;
+    std::vector<QueryTerms> terms;
+    std::unique_ptr<char[]> memory;
+    char* codes = nullptr;  // within it, at the beginning of a cache line
 };
 
 // What a thread has found for a block of queries.
 struct Findings {
     Findings(std::int64_t queries, std::size_t k)
-        : best(static_cast<std::size_t>(queries), Selection(k)), waiting(best.size()), limits(best.size(), kLowest) {}
+        : best(static_cast<std::size_t>(queries), Selection(k)),
+          floors(best.size(), KthLargest(k)),
+          waiting(best.size()),
+          limits(best.size(), kLowest) {}
 
     std::vector<Selection> best;
+    std::vector<KthLargest> floors;  // what vectors score at least
     std::vector<std::vector<Waiting>> waiting;
     std::vector<float> limits;  // scores below do not matter
 };
@@ -97,6 +108,7 @@ class Search {
           codes_(codes),
           exclude_(exclude),
           k_(k),
+          room_(32 + kept() + 7 * std::min<std::size_t>(kept(), 16)),
           shared_(std::min(kBlock, queries.rows.count)) {}
 
     std::size_t kept() const { return static_cast<std::size_t>(std::min(k_, bank_.count)); }
@@ -110,21 +122,27 @@ class Search {
     // Looks for queries [from, to) of the block in panels [first, last).
     void screen(std::int64_t from, std::int64_t to, std::int64_t first, std::int64_t last, Findings& found) {
         if (first == last) return;
-        std::vector<float> bounds(static_cast<std::size_t>(kernels_.group * kPanelRows));
+        const auto places = static_cast<std::size_t>(kRunPanels * kernels_.group);
+        const std::unique_ptr<float[][kPanelRows]> bounds(new float[places][kPanelRows]);
+        const std::unique_ptr<std::uint16_t[]> rows(new std::uint16_t[places]);
+        std::uint64_t passed[kRunPanels];
         const std::int64_t padded = padded_dim(bank_.dim);
         for (std::int64_t q = from; q < to; q += kernels_.group) {
             const std::int64_t count = std::min<std::int64_t>(kernels_.group, to - q);
-            for (std::int64_t i = q; i < q + count; ++i) raise(i, found);
+            for (std::int64_t i = q; i < q + count; ++i) raise(static_cast<std::size_t>(i), found);
             const auto place = static_cast<std::size_t>(first_ + q);
-            const QueryGroup group{static_cast<int>(count), queries_.codes.get() + place * queries_.stride,
+            const QueryGroup group{static_cast<int>(count), queries_.codes + place * queries_.stride,
                                    &queries_.terms[place], &found.limits[static_cast<std::size_t>(q)]};
-            for (std::int64_t panel = first; panel < last; ++panel) {
-                const std::int64_t row = panel * kPanelRows;
-                std::uint64_t passed = kernels_.screen(group, padded / kGroupWidth, codes_.codes + row * padded,
-                                                       codes_.terms[panel], bounds.data());
-                for (; passed != 0; passed &= passed - 1) {
-                    const int i = lowest_bit(passed);
-                    remember(q + i, row, &bounds[static_cast<std::size_t>(i * kPanelRows)], found);
+            for (std::int64_t panel = first; panel < last; panel += kRunPanels) {
+                const int run = static_cast<int>(std::min<std::int64_t>(kRunPanels, last - panel));
+                const PanelRun panels{run, codes_.codes + panel * kPanelRows * padded, codes_.terms + panel};
+                kernels_.screen(group, padded / kGroupWidth, panels, {bounds.get(), rows.get(), passed});
+                for (int p = 0; p < run; ++p) {
+                    for (; passed[p] != 0; passed[p] &= passed[p] - 1) {
+                        const int i = lowest_bit(passed[p]);
+                        const auto pair = static_cast<std::size_t>(p * kernels_.group + i);
+                        remember(q + i, panel + p, rows[pair], bounds[pair], found);
+                    }
                 }
             }
         }
@@ -147,11 +165,13 @@ class Search {
         for (std::int64_t q = from; q < to; ++q) {
             Findings& found = all.front();
             const auto i = static_cast<std::size_t>(q);
+            raise(i, found);
             for (Findings& other : all) {
-                raise(q, other);
-                settle(q, other);
-                if (&other != &found) found.best[i].merge(other.best[i]);
+                if (&other == &found) continue;
+                found.best[i].merge(other.best[i]);
+                found.waiting[i].insert(found.waiting[i].end(), other.waiting[i].begin(), other.waiting[i].end());
             }
+            settle(q, found);
             std::int64_t place = (first_ + q) * k_;
             for (const Candidate& candidate : found.best[i].take()) {
                 scores[place] = static_cast<float>(candidate.score);
@@ -162,25 +182,42 @@ class Search {
     }
 
   private:
-    // Adopts what the other threads know of the query's k-th best score.
-    void raise(std::int64_t q, Findings& found) const {
-        const auto i = static_cast<std::size_t>(q);
-        found.limits[i] = std::max(found.limits[i], shared_[i].load(std::memory_order_relaxed));
+    // Tells the other threads how high the query's limit has risen, and adopts what they know.
+    void raise(std::size_t i, Findings& found) {
+        float known = shared_[i].load(std::memory_order_relaxed);
+        while (known < found.limits[i] && !shared_[i].compare_exchange_weak(known, found.limits[i])) continue;
+        found.limits[i] = std::max(found.limits[i], known);
     }
 
-    void remember(std::int64_t q, std::int64_t row, const float* bounds, Findings& found) {
+    // Puts rows of a panel, bit r for row r, on the list of what waits.
+    void remember(std::int64_t q, std::int64_t panel, std::uint64_t rows, const float* bounds, Findings& found) {
         const auto i = static_cast<std::size_t>(q);
-        std::uint64_t rows = 0;  // without a branch for each: few reach the limit, and which ones cannot be foreseen
-        for (int r = 0; r < kPanelRows; ++r) rows |= std::uint64_t{bounds[r] >= found.limits[i]} << r;
+        const QueryTerms& query = queries_.terms[static_cast<std::size_t>(first_) + i];
+        const PanelTerms& terms = codes_.terms[panel];
         for (; rows != 0; rows &= rows - 1) {
             const int r = lowest_bit(rows);
-            if (bounds[r] < found.limits[i] || excluded(q, row + r)) continue;  // settling raises the limit
-            if (found.waiting[i].capacity() == 0) found.waiting[i].reserve(kShortList);
-            found.waiting[i].push_back({bounds[r], row + r});
-            if (found.waiting[i].size() == kShortList) settle(q, found);
+            const std::int64_t row = panel * kPanelRows + r;
+            if (bounds[r] < found.limits[i] || excluded(q, row)) continue;  // the limit rises meanwhile
+            found.floors[i].offer(floor_of(bounds[r], query, terms, r));
+            found.limits[i] = std::max(found.limits[i], found.floors[i].value());
+            std::vector<Waiting>& waiting = found.waiting[i];
+            if (waiting.capacity() == 0) waiting.reserve(room_);
+            waiting.push_back({bounds[r], row});
+            if (waiting.size() == room_) thin(q, found);
         }
     }
 
+    // Makes room in a list that is full.
+    void thin(std::int64_t q, Findings& found) {
+        const auto i = static_cast<std::size_t>(q);
+        std::vector<Waiting>& waiting = found.waiting[i];
+        const float limit = found.limits[i];
+        const auto low = [limit](const Waiting& each) { return each.bound < limit; };
+        waiting.erase(std::remove_if(waiting.begin(), waiting.end(), low), waiting.end());
+        if (waiting.size() > room_ / 4 * 3) settle(q, found);
+    }
+
+    // Scores what waits and may belong to the answer.
     void settle(std::int64_t q, Findings& found) {
         const auto i = static_cast<std::size_t>(q);
         std::vector<Waiting>& waiting = found.waiting[i];
@@ -196,8 +233,6 @@ class Search {
             offer(q, rows, count, found);
         }
         waiting.clear();
-        float known = shared_[i].load(std::memory_order_relaxed);
-        while (known < found.limits[i] && !shared_[i].compare_exchange_weak(known, found.limits[i])) continue;
     }
 
     // Scores these rows exactly.
@@ -225,6 +260,7 @@ class Search {
     const Codes codes_;
     const std::int64_t* const exclude_;
     const std::int64_t k_;
+    const std::size_t room_;  // in the list of what waits of a query
     std::int64_t first_ = 0;
     std::vector<std::atomic<float>> shared_;  // the highest limit that any thread knows, for each query of the block
 };

@@ -6,7 +6,7 @@
 namespace pymetaner {
 namespace {
 
-struct Neon : PlainQueries {
+struct Neon : Plain<Neon> {
     using Code = std::int16_t;
     static constexpr int kGroup = 4;
 

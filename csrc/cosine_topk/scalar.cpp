@@ -5,7 +5,7 @@
 namespace pymetaner {
 namespace {
 
-struct Scalar : PlainQueries {
+struct Scalar : Plain<Scalar> {
     using Code = std::int16_t;
     static constexpr int kGroup = 16;  // queries that share the rows as they are taken out of a panel
 

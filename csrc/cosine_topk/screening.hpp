@@ -24,6 +24,11 @@
 // score's own error, (dim + 8) 2^-52 with dim <= 65,536: together less than 170 e = 1.02e-5. The bound that is computed
 // adds kRounding = 1.2e-5.
 //
+// THE FLOOR. By the same inequality p.w >= P.W - (l_q + r_q) r_b - r_q l_b, so the cosine is at least the computed
+// bound less twice both products, less kRounding and what was rounded in the bound: 202 e and 170 e. Taking that off
+// rounds, in turn, both products, together at most 12.1, their sum and its double by at most 70 e, and the differences,
+// of at most 24.3 and 55.7, by 89 e: together less than 540 e. 3 kRounding = 604 e are taken off.
+//
 // Layout of the 8-bit copy: panels of 16 rows; within a panel groups of 4 elements, 64 bytes each: 4 bytes of row 0,
 // 4 of row 1, ... 4 of row 15. That is at once a tile of AMX (16 groups), a register of AVX-512, two of AVX2 and four
 // of NEON, so one copy, in memory or on disk, serves them all. Rows are padded with zeros to whole AMX tiles.
@@ -31,8 +36,13 @@
 // Included by the file of each instruction set; `Isa` has
 //     Code             the type of a query's numbers, of 8 or 16 bits
 //     kGroup           how many queries are screened together
-//     kTogether        of how many queries the codes alternate, four of each at a time; what kGroup is a multiple of
+//     kTogether        of how many queries the codes alternate; what kGroup is a multiple of
+//     kAlternate       how many of each at a time: 4 or 64
 //     kZero            the code of zero: what is added to Q
+//     Bounds           of a panel: Bounds(terms).reaching(products, query, limit, out) writes the bounds of 16 rows,
+//                      whose products with the query are given, and returns those that reach the limit, bit r for row r
+//     static void screen(queries, groups, panels, found)
+//                      see Kernels::screen; most sets are served by screen_by_panels, which needs
 //     static void products(const Code* queries, int count, int64_t groups, const int8_t* panel, int32_t* out)
 //                      out[16 q + r] = Q.B of `count` <= kGroup queries, 4 * groups codes each, with 16 rows; room for
 //                      kGroup of them
@@ -50,17 +60,92 @@
 
 namespace pymetaner {
 
-// How most sets have the codes of queries: one query after another, as they are.
-struct PlainQueries {
-    static constexpr int kTogether = 1;
-    static constexpr int kZero = 0;
+// Bounds in plain C++, which compilers make vectors of.
+class PlainBounds {
+  public:
+    explicit PlainBounds(const PanelTerms& terms) : terms_(terms) {}
+
+    std::uint16_t reaching(const std::int32_t* products, const QueryTerms& query, float limit, float* out) const {
+        alignas(64) float line[kPanelRows];  // which nothing else overlaps, so that vectors can be made of the loops
+#pragma GCC unroll 1                         // unrolled, they would stay scalar
+        for (int r = 0; r < kPanelRows; ++r) {
+            line[r] = static_cast<float>(products[r]) * (query.scale * terms_.scales[r]) +
+                      (query.stretch * terms_.residuals[r] +
+                       (query.residual * terms_.lengths[r] + (terms_.offsets[r] + query.slack)));
+        }
+        std::int32_t rows = 0;
+#pragma GCC unroll 1
+        for (int r = 0; r < kPanelRows; ++r) rows |= line[r] >= limit ? 1 << r : 0;
+        memcpy(out, line, sizeof line);
+        return static_cast<std::uint16_t>(rows);
+    }
+
+  private:
+    const PanelTerms& terms_;
 };
 
-// Encodes a row with whole numbers from -levels to levels, to which `zero_code` is added: groups of four codes, each
-// group `step` codes behind the one before, padded / 4 groups. `line` has room for `padded` doubles.
+// Writes what Screened holds of one panel, the first place of which is `place`. Without a branch on what reaches the
+// limit, which cannot be foreseen.
+template <class Bounds>
+std::uint64_t make_bounds(const Bounds& bounds, const std::int32_t (*products)[kPanelRows], const QueryGroup& queries,
+                          const Screened& found, int place) {
+    const QueryGroup group = queries;  // a copy, which nothing that is written overlaps
+    float (*const out)[kPanelRows] = found.bounds + place;
+    std::uint16_t* const rows = found.rows + place;
+    std::uint64_t passed = 0;
+    for (int q = 0; q < group.count; ++q) {
+        const std::uint16_t reaching = bounds.reaching(products[q], group.terms[q], group.limits[q], out[q]);
+        rows[q] = reaching;
+        passed |= static_cast<std::uint64_t>(reaching != 0) << q;
+    }
+    return passed;
+}
+
+// See Kernels::screen. One panel at a time.
+template <class Isa>
+void screen_by_panels(const QueryGroup& queries, std::int64_t groups, const PanelRun& panels, const Screened& found) {
+    alignas(64) std::int32_t products[Isa::kGroup][kPanelRows];
+    const auto* const codes = static_cast<const typename Isa::Code*>(queries.codes);
+    for (int p = 0; p < panels.count; ++p) {
+        Isa::products(codes, queries.count, groups, panels.codes + p * groups * kGroupWidth * kPanelRows, products[0]);
+        found.queries[p] =
+            make_bounds(typename Isa::Bounds(panels.terms[p]), products, queries, found, p * Isa::kGroup);
+    }
+}
+
+// How most sets go about it: codes of one query after another, as they are.
+template <class Isa>
+struct Plain {
+    using Bounds = PlainBounds;
+    static constexpr int kTogether = 1;
+    static constexpr int kAlternate = kGroupWidth;
+    static constexpr int kZero = 0;
+
+    static void screen(const QueryGroup& queries, std::int64_t groups, const PanelRun& panels, const Screened& found) {
+        screen_by_panels<Isa>(queries, groups, panels, found);
+    }
+};
+
+// What the bound needs of a vector beside its codes.
+struct RowTerms {
+    float scale;
+    float residual;
+    float length;
+    float offset;
+};
+
+// Where the codes of a vector go: each four of them `four` codes behind the four before, but each 64 of them `tile`
+// codes behind the 64 before.
+struct Places {
+    std::int64_t four;
+    std::int64_t tile;
+};
+
+// Encodes a row with whole numbers from -levels to levels, to which `zero_code` is added. `line` has room for `padded`
+// doubles.
 template <class Isa, typename Code>
-Terms encode_row(const float* row, std::int64_t dim, std::int64_t padded, double norm, const float* center,
-                 double levels, int zero_code, double* line, Code* codes, std::int64_t step) {
+RowTerms encode_row(const float* row, std::int64_t dim, std::int64_t padded, double norm, const float* center,
+                    double levels, int zero_code, double* line, Code* codes, Places places) {
     const float* const from = norm > 0.0 ? row : center;  // times 0
     const double shrink = norm > 0.0 ? 1.0 / norm : 0.0;
     double squares[kLanes] = {};
@@ -103,8 +188,9 @@ Terms encode_row(const float* row, std::int64_t dim, std::int64_t padded, double
         for (int j = 0; j < kTileWidth; j += kLanes) {
             for (int lane = 0; lane < kLanes; ++lane) errors[lane] += off[j + lane] * off[j + lane];
         }
+        Code* const tile = codes + i / kTileWidth * places.tile;
         for (int j = 0; j < kTileWidth; j += kGroupWidth) {
-            memcpy(codes + (i + j) / kGroupWidth * step, part + j, kGroupWidth * sizeof(Code));
+            memcpy(tile + j / kGroupWidth * places.four, part + j, kGroupWidth * sizeof(Code));
         }
     }
     const double square = folded<Isa>(squares);
@@ -118,8 +204,9 @@ template <class Isa>
 void encode_panel(const float* rows, std::int64_t stride, std::int64_t dim, std::int64_t padded, const double* norms,
                   const float* center, double* line, std::int8_t* panel, PanelTerms* terms) {
     for (int r = 0; r < kPanelRows; ++r) {
-        const Terms row = encode_row<Isa>(rows + r * stride, dim, padded, norms[r], center, kRowLevels, 0, line,
-                                          panel + r * kGroupWidth, kPanelRows * kGroupWidth);
+        const RowTerms row =
+            encode_row<Isa>(rows + r * stride, dim, padded, norms[r], center, kRowLevels, 0, line,
+                            panel + r * kGroupWidth, {kPanelRows * kGroupWidth, kPanelRows * kTileWidth});
         terms->scales[r] = row.scale;
         terms->residuals[r] = row.residual;
         terms->lengths[r] = row.length;
@@ -138,44 +225,21 @@ double query_levels(std::int64_t dim) {
 // See Kernels::encode_query.
 template <class Isa>
 void encode_query(const float* row, std::int64_t dim, std::int64_t padded, double norm, const float* center,
-                  double* line, void* codes, Terms* terms) {
-    *terms = encode_row<Isa>(row, dim, padded, norm, center, query_levels<Isa>(dim), Isa::kZero, line,
-                             static_cast<typename Isa::Code*>(codes), Isa::kTogether * kGroupWidth);
-}
-
-// See Kernels::screen.
-template <class Isa>
-std::uint64_t screen(const QueryGroup& queries, std::int64_t groups, const std::int8_t* panel, const PanelTerms& terms,
-                     float* bounds) {
-    alignas(64) std::int32_t products[Isa::kGroup * kPanelRows];
-    Isa::products(static_cast<const typename Isa::Code*>(queries.codes), queries.count, groups, panel, products);
-    std::uint64_t passed = 0;
-    for (int q = 0; q < queries.count; ++q) {
-        const Terms query = queries.terms[q];
-        const float stretch = query.length + query.residual;
-        const float slack = query.offset + kRounding;
-        const float limit = queries.limits[q];
-        alignas(64) float line[kPanelRows];  // which nothing else overlaps, so that vectors can be made of the loops
-#pragma GCC unroll 1                         // unrolled, they would stay scalar
-        for (int r = 0; r < kPanelRows; ++r) {
-            line[r] = static_cast<float>(products[q * kPanelRows + r]) * (query.scale * terms.scales[r]) +
-                      (stretch * terms.residuals[r] + (query.residual * terms.lengths[r] + (terms.offsets[r] + slack)));
-        }
-        std::int32_t pass = 0;
-#pragma GCC unroll 1
-        for (int r = 0; r < kPanelRows; ++r) pass |= line[r] >= limit ? 1 : 0;
-        memcpy(bounds + q * kPanelRows, line, sizeof line);
-        passed |= static_cast<std::uint64_t>(pass) << q;
-    }
-    return passed;
+                  double* line, void* codes, QueryTerms* terms) {
+    constexpr Places places = {Isa::kAlternate == kTileWidth ? kGroupWidth : Isa::kTogether * kGroupWidth,
+                               Isa::kTogether * kTileWidth};
+    const RowTerms query = encode_row<Isa>(row, dim, padded, norm, center, query_levels<Isa>(dim), Isa::kZero, line,
+                                           static_cast<typename Isa::Code*>(codes), places);
+    *terms = {query.scale, query.residual, query.length + query.residual, query.offset + kRounding};
 }
 
 template <class Isa>
 constexpr Kernels table_of() {
     static_assert(Isa::kGroup <= 64, "screen returns a bit for each query");
     static_assert(Isa::kGroup % Isa::kTogether == 0, "a group of queries begins where their codes do");
-    return {Isa::kGroup,        Isa::kTogether, sizeof(typename Isa::Code), &exact_dots<Isa>, &encode_panel<Isa>,
-            &encode_query<Isa>, &screen<Isa>};
+    static_assert(Isa::kAlternate == kGroupWidth || Isa::kAlternate == kTileWidth, "see encode_query");
+    return {Isa::kGroup,      Isa::kTogether,     Isa::kAlternate,    sizeof(typename Isa::Code),
+            &exact_dots<Isa>, &encode_panel<Isa>, &encode_query<Isa>, &Isa::screen};
 }
 
 }  // namespace pymetaner

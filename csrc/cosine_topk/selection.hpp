@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <limits>
 #include <vector>
 
@@ -60,6 +61,32 @@ class Selection {
   private:
     std::size_t k_;
     std::vector<Candidate> kept_;
+};
+
+// The k-th largest of a stream of numbers.
+class KthLargest {
+  public:
+    explicit KthLargest(std::size_t k) : k_(k) {}
+
+    void offer(float number) {
+        if (kept_.size() < k_) {
+            kept_.push_back(number);
+            std::push_heap(kept_.begin(), kept_.end(), std::greater<float>());
+        } else if (k_ > 0 && number > kept_.front()) {
+            std::pop_heap(kept_.begin(), kept_.end(), std::greater<float>());
+            kept_.back() = number;
+            std::push_heap(kept_.begin(), kept_.end(), std::greater<float>());
+        }
+    }
+
+    // -infinity while there are fewer.
+    float value() const {
+        return k_ > 0 && kept_.size() == k_ ? kept_.front() : -std::numeric_limits<float>::infinity();
+    }
+
+  private:
+    std::size_t k_;
+    std::vector<float> kept_;  // a heap whose top is the smallest
 };
 
 // A vector whose cosine is at most `bound`.

@@ -152,6 +152,36 @@ def test_queries_on_the_bound_find_theirs(name, dim, along):
 
 
 @pytest.mark.parametrize("name", INSTRUCTION_SETS)
+@pytest.mark.parametrize("along", [0.0, 0.6, 0.99])
+@pytest.mark.parametrize("dim", [64, 200, 768])
+def test_vectors_that_look_nearer_than_they_are_rule_nothing_out(name, dim, along):
+    """What a vector scores at least is believed: here it scores as little more as the bound allows.
+
+    As above, but the query asks for -e, so that the copies of the first eight vectors look nearer than they are by the
+    whole residual. The five nearest, on the grid, score between what those score and what they seem to.
+    """
+    rng = np.random.default_rng(dim)
+    half = dim // 2
+    p, e, query = np.zeros(dim), np.zeros(dim), np.zeros(dim)
+    p[0], p[1 : half - 1] = 127.0, rng.integers(-100, 100, half - 2)  # nothing at half - 1, for the nearest
+    e[half:] = np.where(rng.random(dim - half) < 0.5, 0.49, -0.49)
+    query[0], query[half:] = 127.0, -127.0 * np.sign(e[half:])
+    seeming = p + e
+    scale = np.linalg.norm(query)
+    low, high = ((p + part) @ query / (scale * np.linalg.norm(seeming)) for part in (e, 0 * e))
+    nearest = np.zeros((255, dim))
+    nearest[:, 0], nearest[:, half - 1] = np.arange(-127, 128), 127.0
+    scores = nearest @ query / (scale * np.linalg.norm(nearest, axis=1))
+    nearest = nearest[(scores > low) & (scores < high)][:5]
+    assert len(nearest) == 5
+    bank = around(along, np.concatenate([np.repeat(seeming[None], 8, 0), np.repeat(-query[None], 99, 0), nearest]))
+    queries = around(along, np.repeat(query[None], 9, axis=0))
+    center = padded(np.eye(1, dim + 1)[0], along)
+    bank = np.concatenate([bank, bank[8:9].repeat(16, 0)])  # nobody is left over after the last whole panel
+    assert set(searched(name, queries, bank, center).ravel().tolist()) == {107, 108, 109, 110, 111}
+
+
+@pytest.mark.parametrize("name", INSTRUCTION_SETS)
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), dim=st.integers(1, 200), length=st.floats(0, 1), spread=st.floats(-6, 1))
 def test_any_center_gives_the_right_answer(name, seed, dim, length, spread):
