@@ -61,6 +61,7 @@
 namespace pymetaner {
 
 // Bounds in plain C++, which compilers make vectors of.
+template <class Isa>
 class PlainBounds {
   public:
     explicit PlainBounds(const PanelTerms& terms) : terms_(terms) {}
@@ -116,7 +117,7 @@ void screen_by_panels(const QueryGroup& queries, std::int64_t groups, const Pane
 // How most sets go about it: codes of one query after another, as they are.
 template <class Isa>
 struct Plain {
-    using Bounds = PlainBounds;
+    using Bounds = PlainBounds<Isa>;
     static constexpr int kTogether = 1;
     static constexpr int kAlternate = kGroupWidth;
     static constexpr int kZero = 0;
