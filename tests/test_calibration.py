@@ -162,7 +162,7 @@ def test_sentences_of_the_same_words_are_left_out_together(large_steps):
     assert found.trials[1].score == score(gold, tagged)
 
 
-def test_what_all_of_it_teaches_has_the_benefit_of_the_doubt_from_fifty_sentences_on(large_steps, monkeypatch):
+def test_what_all_of_it_teaches_has_the_benefit_of_the_doubt_from_forty_sentences_on(large_steps, monkeypatch):
     model = large_steps
 
     def tried(enough, **settings):

@@ -26,7 +26,6 @@ namespace {
 constexpr std::int64_t kBlock = 1024;  // queries whose candidates are kept at a time; a multiple of Kernels::together
 constexpr std::int64_t kSliceBytes = 1 << 17;  // of the 8-bit copy: a quarter of the second cache
 constexpr std::int64_t kFewQueries = 6;        // for fewer, encoding a bank costs more than scoring it exactly
-constexpr std::size_t kLine = 64;              // bytes of a cache line
 constexpr float kLowest = -std::numeric_limits<float>::infinity();
 
 std::int64_t ceil_div(std::int64_t a, std::int64_t b) {
@@ -53,11 +52,7 @@ struct Queries {
           norms(static_cast<std::size_t>(given.count)),
           terms(norms.size()) {
         const std::size_t places = (norms.size() + together - 1) / together * together;
-        if (center != nullptr) {
-            memory = std::make_unique<char[]>(places * stride + kLine);
-            const auto address = reinterpret_cast<std::uintptr_t>(memory.get());
-            codes = memory.get() + (kLine - address % kLine) % kLine;
-        }
+        if (center != nullptr) codes = std::make_unique<char[]>(places * stride);
         Encoder encoder(kernels, rows, {0, nullptr, norms.data(), nullptr, nullptr});
         parallel_for(ceil_div(rows.count, kBlock), threads, [&](std::int64_t block, int) {
             const std::int64_t last = std::min(rows.count, (block + 1) * kBlock);
@@ -67,7 +62,7 @@ struct Queries {
                 const auto i = static_cast<std::size_t>(q);
                 const std::size_t place = i % together;
                 const std::size_t step = static_cast<std::size_t>(kernels.alternate) * kernels.code_size;
-                char* const first = codes + (i - place) * stride + place * step;
+                char* const first = codes.get() + (i - place) * stride + place * step;
                 kernels.encode_query(rows.row(q), rows.dim, padded_dim(rows.dim), norms[i], center, line.data(), first,
                                      &terms[i]);
             }
@@ -80,8 +75,7 @@ struct Queries {
     const std::size_t together;
     std::vector<double> norms;
     std::vector<QueryTerms> terms;
-    std::unique_ptr<char[]> memory;
-    char* codes = nullptr;  // within it, at the beginning of a cache line
+    std::unique_ptr<char[]> codes;
 };
 
 // What a thread has found for a block of queries.
@@ -131,7 +125,7 @@ class Search {
             const std::int64_t count = std::min<std::int64_t>(kernels_.group, to - q);
             for (std::int64_t i = q; i < q + count; ++i) raise(static_cast<std::size_t>(i), found);
             const auto place = static_cast<std::size_t>(first_ + q);
-            const QueryGroup group{static_cast<int>(count), queries_.codes + place * queries_.stride,
+            const QueryGroup group{static_cast<int>(count), queries_.codes.get() + place * queries_.stride,
                                    &queries_.terms[place], &found.limits[static_cast<std::size_t>(q)]};
             for (std::int64_t panel = first; panel < last; panel += kRunPanels) {
                 const int run = static_cast<int>(std::min<std::int64_t>(kRunPanels, last - panel));
@@ -260,7 +254,7 @@ class Search {
     const Codes codes_;
     const std::int64_t* const exclude_;
     const std::int64_t k_;
-    const std::size_t room_;  // in the list of what waits of a query
+    const std::size_t room_;  // for what waits of a query: several times k while that is cheap
     std::int64_t first_ = 0;
     std::vector<std::atomic<float>> shared_;  // the highest limit that any thread knows, for each query of the block
 };

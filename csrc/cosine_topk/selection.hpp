@@ -18,25 +18,38 @@ struct Candidate {
 
 // The order of the answer: score descending, index ascending. It is total, so the k best of a set do not depend on
 // the order in which its members are seen.
-inline bool before(const Candidate& a, const Candidate& b) {
-    return a.score > b.score || (a.score == b.score && a.index < b.index);
-}
+struct Earlier {
+    bool operator()(const Candidate& a, const Candidate& b) const {
+        return a.score > b.score || (a.score == b.score && a.index < b.index);
+    }
+};
 
-// Keeps the k first candidates in that order; a heap whose top is the last of them.
-class Selection {
+// The k first items of a stream, in the order `Before`.
+template <typename Item, typename Before>
+class First {
   public:
-    explicit Selection(std::size_t k) : k_(k) {}
+    explicit First(std::size_t k) : k_(k) {}
 
-    void offer(const Candidate& candidate) {
+    void offer(const Item& item) {
         if (kept_.size() < k_) {
-            kept_.push_back(candidate);
-            std::push_heap(kept_.begin(), kept_.end(), before);
-        } else if (k_ > 0 && before(candidate, kept_.front())) {
-            std::pop_heap(kept_.begin(), kept_.end(), before);
-            kept_.back() = candidate;
-            std::push_heap(kept_.begin(), kept_.end(), before);
+            kept_.push_back(item);
+            std::push_heap(kept_.begin(), kept_.end(), Before());
+        } else if (k_ > 0 && Before()(item, kept_.front())) {
+            std::pop_heap(kept_.begin(), kept_.end(), Before());
+            kept_.back() = item;
+            std::push_heap(kept_.begin(), kept_.end(), Before());
         }
     }
+
+  protected:
+    std::size_t k_;
+    std::vector<Item> kept_;  // a heap whose top is the last of them
+};
+
+// The k best candidates.
+class Selection : public First<Candidate, Earlier> {
+  public:
+    using First::First;
 
     void merge(const Selection& other) {
         for (const Candidate& candidate : other.kept_) offer(candidate);
@@ -54,39 +67,20 @@ class Selection {
 
     // The kept candidates in order; the selection is empty afterwards.
     std::vector<Candidate> take() {
-        std::sort_heap(kept_.begin(), kept_.end(), before);
+        std::sort_heap(kept_.begin(), kept_.end(), Earlier());
         return std::move(kept_);
     }
-
-  private:
-    std::size_t k_;
-    std::vector<Candidate> kept_;
 };
 
 // The k-th largest of a stream of numbers.
-class KthLargest {
+class KthLargest : public First<float, std::greater<float>> {
   public:
-    explicit KthLargest(std::size_t k) : k_(k) {}
-
-    void offer(float number) {
-        if (kept_.size() < k_) {
-            kept_.push_back(number);
-            std::push_heap(kept_.begin(), kept_.end(), std::greater<float>());
-        } else if (k_ > 0 && number > kept_.front()) {
-            std::pop_heap(kept_.begin(), kept_.end(), std::greater<float>());
-            kept_.back() = number;
-            std::push_heap(kept_.begin(), kept_.end(), std::greater<float>());
-        }
-    }
+    using First::First;
 
     // -infinity while there are fewer.
     float value() const {
         return k_ > 0 && kept_.size() == k_ ? kept_.front() : -std::numeric_limits<float>::infinity();
     }
-
-  private:
-    std::size_t k_;
-    std::vector<float> kept_;  // a heap whose top is the smallest
 };
 
 // A vector whose cosine is at most `bound`.
