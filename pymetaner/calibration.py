@@ -44,7 +44,9 @@ _STEP_SIZES: dict[InnerOptimizer, tuple[float, ...]] = {
 }
 _FOLDS, _SAMPLE = 3, 200
 _TRIAL_STEPS = 12  # of learning from a fold: enough to tell whether it gains
-_ENOUGH = 40  # sentences, from which on learning from all of them gained in every draw of 50; benchmarks/results/LOG.md
+# So many sentences teach a model more than a step on the nearest ever did, and gained in every draw of 50, even where a
+# hundred of them tagged in thirds show the reverse; benchmarks/results/LOG.md.
+_ENOUGH = 40
 
 
 @dataclass(frozen=True)
@@ -122,17 +124,19 @@ def calibrate(
     """The supports, step size, steps and layers that tag the memory's own sentences best.
 
     Each sentence is tagged after adapting on others of the memory, never on itself. Learning from all of them comes
-    first, each third of the memory tagged by a model that learned from the other two; if that gains, it wins. Else
-    every pair of a number of nearest supports and `lrs` is tried, then other numbers of steps and fewer layers with the
-    best pair, and last the weight of the nearest labelled words, without a step and with the best one. What gains most
-    over not adapting wins, but a step only if it gains over the votes alone too, which cost far less. A gain counts
-    less one standard error, since a few sentences may show one by chance; if nothing gains, not adapting wins. What
-    supports give to a step is computed once, so a trial costs little more than tagging.
+    first, each third of the memory tagged by a model that learned from the other two; if that gains, it wins. Else, in
+    a memory of fewer than 40 sentences or without ``"all"``, every pair of a number of nearest supports and `lrs` is
+    tried, then other numbers of steps and fewer layers with the best pair, and last the weight of the nearest labelled
+    words, without a step and with the best one. What gains most over not adapting wins, but a step only if it gains
+    over the votes alone too, which cost far less. A gain counts less one standard error, since a few sentences may show
+    one by chance; if nothing gains, not adapting wins. What supports give to a step is computed once, so a trial costs
+    little more than tagging.
 
     Args:
         model: the model.
         memory: labelled sentences; `model.memory` by default.
-        ks: numbers of supports to try, and ``"all"``; by default few, since what tagging costs grows with them.
+        ks: numbers of supports to try, and ``"all"``; by default few, since what tagging costs grows with them. With
+            ``"all"`` among them the numbers are for memories of fewer than 40 sentences.
         lrs: step sizes to try with numbers of supports; those usual for the optimiser by default.
         steps: numbers of inner steps to try with the best pair. Every further step passes the supports of each sentence
             anew, which multiplies what tagging costs.
@@ -176,7 +180,9 @@ def calibrate(
         assert isinstance(how, FineTuning)
         tried.append(trials.from_all(how))
         if tried[-1].margin > 0:
-            from_all, numbers = tried[-1], []
+            from_all = tried[-1]
+        if from_all or len(memory) >= _ENOUGH:
+            numbers = []
     pairs = [(k, InnerStep(lr, optimizer=optimizer)) for k in numbers for lr in rates]
     for k, inner in track(pairs, "calibrating", progress):
         tried += trials.adapted(k, inner)

@@ -180,6 +180,20 @@ def test_what_all_of_it_teaches_has_the_benefit_of_the_doubt_from_forty_sentence
     assert {trial.k for trial in tried(1, most_for_all=len(CORPUS) - 1).trials} == {0, 2, 4}
 
 
+def test_from_forty_sentences_on_no_step_on_the_nearest_stands_in_for_all(large_steps, monkeypatch):
+    monkeypatch.setattr(calibration, "_sure_gain", lambda *_: -0.01)
+
+    def tried(enough, **settings):
+        monkeypatch.setattr(calibration, "_ENOUGH", enough)
+        found = calibrate(large_steps, lrs=(0.3,), knns=(0.5,), **settings)
+        assert found.best == found.plain
+        return [(trial.k, trial.knn) for trial in found.trials]
+
+    assert tried(len(CORPUS)) == [(0, 0.0), ("all", 0.0), (0, 0.5)]
+    assert tried(len(CORPUS) + 1) == [(0, 0.0), ("all", 0.0), (2, 0.0), (4, 0.0), (0, 0.5)]
+    assert tried(len(CORPUS), ks=(2,)) == [(0, 0.0), (2, 0.0), (0, 0.5)]  # a number alone is what was asked for
+
+
 def test_a_gain_in_one_sentence_of_many_is_no_gain():
     plain = np.array([[1, 2, 2]] * 20)
     once, often = plain.copy(), plain.copy()
