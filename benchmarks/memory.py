@@ -92,9 +92,11 @@ def scores(
                 yield line | {"calibration_seconds": round(seconds, 1), "settings": inner}
     if "finetuned" in wanted:
         started = time.perf_counter()
-        f1, lr = max((finetuned(net, labelled, test, lr), lr) for lr in RATES)
-        line = {"method": "finetuned", "f1": f1, "cost_ratio": 1.0, "settings": {"lr": lr}}
-        yield line | {"seconds": round(time.perf_counter() - started, 1)}
+        found = {lr: finetuned(net, labelled, test, lr) for lr in RATES}
+        lr = max(RATES, key=found.__getitem__)
+        line = {"method": "finetuned", "f1": found[lr], "cost_ratio": 1.0, "settings": {"lr": lr}}
+        rates = {f"{lr:g}": round(100 * f1, 3) for lr, f1 in found.items()}
+        yield line | {"rates": rates, "seconds": round(time.perf_counter() - started, 1)}
 
 
 def ways(net: MetaNER, memory: Memory, calibration: Calibration) -> dict[str, Learning]:

@@ -134,9 +134,21 @@ def test_the_table_of_memories_tells_how_much_of_the_gap_is_closed(tmp_path, mon
     memory_table.main()
     page = (tmp_path / "results.md").read_text()
     assert page.startswith("before\n")
-    assert "| es | 1,000 | 70.00 (2) |  |  | 73.00 (2) | 80.00 (1) | 70 % | 1 of 2 |" in page
+    assert "| es | 1,000 | 70.00 (2) |  |  | 73.00 (2) | 80.00 (1) |  | 70 % |  | 1 of 2 |" in page
     memory_table.main()
     assert (tmp_path / "results.md").read_text() == page
+
+
+def test_the_table_of_memories_has_fine_tuning_at_one_rate_beside_the_best_of_each_draw(tmp_path, monkeypatch):
+    monkeypatch.setattr(memory_table, "DOCS", tmp_path)
+    monkeypatch.setattr(memory_table, "RESULTS", tmp_path / "memory.jsonl")
+    for draw, rates in enumerate(({"1e-05": 76.0, "0.0001": 80.0}, {"1e-05": 78.0, "0.0001": 75.0})):
+        for method, f1 in (("plain", 70.0), ("adapted+knn", 75.0), ("finetuned", max(rates.values()))):
+            line = {"lang": "es", "size": 10, "draw": draw, "method": method, "f1": f1}
+            records.append(tmp_path / "memory.jsonl", line | ({"rates": rates} if method == "finetuned" else {}))
+    memory_table.main()
+    page = (tmp_path / "results.md").read_text()
+    assert "| es | 10 | 70.00 (2) |  |  | 75.00 (2) | 79.00 (2) | 77.50 (2) | 56 % | 67 % | 0 of 2 |" in page
 
 
 def test_low_resource_scores_each_method_once(tmp_path, monkeypatch):
