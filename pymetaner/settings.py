@@ -11,7 +11,7 @@ from pymetaner.errors import SettingError
 
 __all__ = ["Settings"]
 
-STEP_SIZES: dict[str, float | tuple[float, ...]] = {"sgd": 0.02, "bertadam": 1e-5, "adamw": 1e-4}
+STEP_SIZES: dict[str, float | tuple[float, ...]] = {"sgd": 0.02, "bertadam": 1e-5, "adamw": 2e-4}
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Settings:
         script: how Chinese words are read: ``"known"``, each in simplified or in traditional characters, whichever the
             tokenizer has in fewer pieces, as it stands if both are the same to it; or ``"given"``, as they stand.
         lr: the default step size of `pymetaner.adapt` for each inner optimiser: a number, or one for each unfrozen
-            layer and one for the head, and for ``"adamw"``, which fine-tunes on a whole memory; 0.02, 1e-5 and 1e-4 for
+            layer and one for the head, and for ``"adamw"``, which fine-tunes on a whole memory; 0.02, 1e-5 and 2e-4 for
             those that are left out.
 
     Raises:

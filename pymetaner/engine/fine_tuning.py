@@ -63,7 +63,7 @@ class FineTuning:
         seed: fixes batches, masks and dropout.
     """
 
-    lr: float | tuple[float, ...] = 1e-4
+    lr: float | tuple[float, ...] = 2e-4
     steps: int | None = None
     lambda_max: float = 0.0
     batch_size: int = 32
