@@ -28,6 +28,7 @@ from pymetaner.objective import BaseObjective, check_finite
 from pymetaner.progress import track
 from pymetaner.reading import word_logits
 from pymetaner.sentence import Sentence
+from pymetaner.settings import STEP_SIZES
 from pymetaner.view import borrowed_view
 from pymetaner.windows import Window, make_batch, pad_hidden
 
@@ -63,7 +64,7 @@ class FineTuning:
         seed: fixes batches, masks and dropout.
     """
 
-    lr: float | tuple[float, ...] = 2e-4
+    lr: float | tuple[float, ...] = STEP_SIZES["adamw"]
     steps: int | None = None
     lambda_max: float = 0.0
     batch_size: int = 32
