@@ -20,7 +20,7 @@ from torch.nn.functional import pad
 
 from benchmarks.contest import OURS
 from benchmarks.engine import DEVICE, model_of, synchronised, tasks_of
-from pymetaner.engine.bertadam import bertadam_update
+from pymetaner.engine.bertadam import BETA1, BETA2, CLIP, EPSILON, WEIGHT_DECAY
 from pymetaner.model import MetaNER
 from pymetaner.network import adapted_parameters
 from pymetaner.objective import batch_loss
@@ -89,13 +89,24 @@ def sequential(case: Case, *, pieces: int = 0) -> Gradients:
                     if inner.optimizer == "sgd":
                         weight.sub_(gradient, alpha=inner.lr)
                     else:
-                        bertadam_update(weight, gradient, *moments[i], inner.lr)
+                        _bertadam(weight, gradient, *moments[i], inner.lr)
         gradients = torch.autograd.grad(_loss(model, network, [task.query], pieces), weights)
         with torch.no_grad():
             for added, gradient, weight, before in zip(total, gradients, weights, start, strict=True):
                 added += gradient
                 weight.copy_(before)
     return total
+
+
+def _bertadam(weight: Tensor, gradient: Tensor, first: Tensor, second: Tensor, lr: float) -> None:
+    """A step as the official optimiser takes it, operation by operation."""
+    gradient.mul_((CLIP / (torch.linalg.vector_norm(gradient) + 1e-6)).clamp(max=1.0))
+    first.mul_(BETA1).add_(gradient, alpha=1 - BETA1)
+    second.mul_(BETA2).addcmul_(gradient, gradient, value=1 - BETA2)
+    update = first / (second.sqrt() + EPSILON)
+    if weight.dim() > 1:
+        update += WEIGHT_DECAY * weight
+    weight.add_(-(lr * update))
 
 
 def _loss(model: MetaNER, network: nn.Module, sentences: Any, pieces: int) -> Tensor:

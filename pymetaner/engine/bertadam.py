@@ -8,10 +8,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim.adamw import adamw
 
 __all__ = ["WEIGHT_DECAY", "BertAdam", "bertadam_update", "first_step_", "steps_of", "steps_of_"]
 
 BETA1, BETA2, EPSILON, WEIGHT_DECAY, CLIP = 0.9, 0.999, 1e-6, 0.01, 1.0
+_LATE = 1e9  # a step number for which 1 - BETA ** step is 1
 
 
 def bertadam_update(
@@ -26,24 +28,36 @@ def bertadam_update(
 ) -> None:
     """Move one weight in place.
 
-    The weight decay is decoupled, and there is none on biases and normalisation weights (every vector).
+    The weight decay is decoupled, and there is none on biases and normalisation weights (every vector). It is a step of
+    PyTorch's fused AdamW, which goes once over the four tensors, at a step number so high that its correction of the
+    moments is 1.
 
     Args:
         weight: the weight; changed.
-        gradient: its gradient.
+        gradient: its gradient; clipped in place.
         first: first moment of earlier steps, zeros at first; changed.
         second: second moment, likewise.
         lr: step size.
         weight_decay: 0 or more.
         clip: largest norm of the gradient.
     """
-    gradient = gradient * (clip / (torch.linalg.vector_norm(gradient) + 1e-6)).clamp(max=1.0)
-    first.mul_(BETA1).add_(gradient, alpha=1 - BETA1)
-    second.mul_(BETA2).addcmul_(gradient, gradient, value=1 - BETA2)
-    update = first / (second.sqrt() + EPSILON)
-    if weight.dim() > 1:
-        update.add_(weight, alpha=weight_decay)
-    weight.sub_(update, alpha=lr)
+    gradient.mul_((clip / (torch.linalg.vector_norm(gradient) + 1e-6)).clamp(max=1.0))
+    adamw(
+        [weight],
+        [gradient],
+        [first],
+        [second],
+        [],
+        [torch.full((), _LATE, device=weight.device)],
+        amsgrad=False,
+        beta1=BETA1,
+        beta2=BETA2,
+        lr=lr,
+        weight_decay=weight_decay if weight.dim() > 1 else 0.0,
+        eps=EPSILON,
+        maximize=False,
+        fused=True,
+    )
 
 
 class BertAdam(torch.optim.Optimizer):
@@ -66,7 +80,7 @@ class BertAdam(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Move every parameter that has a gradient."""
+        """Move every parameter that has a gradient, which is clipped in place."""
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is None:

@@ -127,9 +127,9 @@ class SequentialMetaLearner:
                     if weight.grad is not None and own[name].requires_grad:
                         # The decay of a matrix is part of its step, not of the gradient that is taken as a constant.
                         kept = (1 - step_sizes.get(name, 0.0) * decay) ** self.inner.steps if task.supports else 1.0
-                        gradient = weight.grad * kept if weight.dim() > 1 else weight.grad
+                        gradient = weight.grad if weight.dim() < 2 or kept == 1.0 else weight.grad.mul_(kept)
                         before = own[name].grad
-                        own[name].grad = gradient.clone() if before is None else before.add_(gradient)
+                        own[name].grad = gradient if before is None else before.add_(gradient)
 
 
 def moving_copy(model: MetaNER, inner: InnerStep) -> tuple[PreTrainedModel, dict[str, nn.Parameter], dict[str, float]]:

@@ -182,7 +182,7 @@ def test_steps_of_many_weights_are_those_of_each(scale):
             weight = torch.ones(4, 5, dtype=torch.float64)
             first, second = torch.zeros_like(weight), torch.zeros_like(weight)
             for gradient in gradients[:steps]:
-                bertadam_update(weight, gradient[b], first, second, 1e-3)
+                bertadam_update(weight, gradient[b].clone(), first, second, 1e-3)
             expected = (1 - 1e-5) ** steps - 1e-3 * moved[b]
             torch.testing.assert_close(weight, expected, rtol=1e-12, atol=1e-15)
         in_place = steps_of_([gradient.clone() for gradient in gradients[:steps]], 1e-3 * 0.01)
