@@ -8,6 +8,9 @@ CPU it is also the fastest way (docs/training.md).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -28,6 +31,8 @@ from pymetaner.windows import Batch, Window, make_batch
 
 __all__ = ["SequentialMetaLearner", "moving_copy", "reference_logits"]
 
+Moments = dict[str, tuple[Tensor, Tensor]]  # of each weight; kept from task to task, since new memory costs more
+
 
 def reference_logits(
     model: MetaNER, tasks: Sequence[Task], inner: InnerStep, computation: Computation, work: Work
@@ -46,11 +51,12 @@ def reference_logits(
     """
     network, weights, rates = moving_copy(model, inner)
     start = {name: weight.detach().clone() for name, weight in weights.items()}
+    moments: Moments = {}
     results: list[NDArray[np.floating[Any]]] = []
     with computing_in(computation.precision, network):
         for task in track(tasks, "adapting", computation.progress):
             if task.supports:
-                _take_steps(model, network, weights, task, inner, rates)
+                _take_steps(model, network, weights, task, inner, rates, moments)
                 work.supports += len(task.supports)
 
             def run(windows: list[Window]) -> Tensor:
@@ -84,6 +90,7 @@ class SequentialMetaLearner:
         self.groups = [tuple(group) for group in adapted_groups(model.network, frozen)]
         self._rates = inner.rates(self.groups)
         self._network, self._weights = _copy_to_move(model)
+        self._moments: Moments = {}
         self._dropout = dropout
 
     def logits(
@@ -114,22 +121,25 @@ class SequentialMetaLearner:
             if task.supports:
                 network.train(self._dropout == "all")
                 with computing_in(self.computation.precision, network):
-                    _take_steps(model, network, moving, task, self.inner, step_sizes)
+                    _take_steps(model, network, moving, task, self.inner, step_sizes, self._moments)
             network.train(self._dropout != "none")
+
+            def add(name: str, gradient: Tensor, task: Task = task) -> None:
+                if not own[name].requires_grad:
+                    return
+                if decay and gradient.dim() > 1 and task.supports:
+                    # The decay of a matrix is part of its step, not of the gradient that is taken as a constant.
+                    gradient.mul_((1 - step_sizes.get(name, 0.0) * decay) ** self.inner.steps)
+                before = own[name].grad
+                own[name].grad = gradient if before is None else before.add_(gradient)
+
             for start in range(0, len(of_query), size):
                 batch = make_batch(of_query[start : start + size], model.pad_id).to(model.device)
                 pieces = batch.input_ids if edit is None else edit(batch)
                 with computing_in(self.computation.precision, network):
                     logits = forward(network, pieces, batch.attention_mask)[0]
-                yield batch, logits
-            with torch.no_grad():
-                for name, weight in weights.items():
-                    if weight.grad is not None and own[name].requires_grad:
-                        # The decay of a matrix is part of its step, not of the gradient that is taken as a constant.
-                        kept = (1 - step_sizes.get(name, 0.0) * decay) ** self.inner.steps if task.supports else 1.0
-                        gradient = weight.grad if weight.dim() < 2 or kept == 1.0 else weight.grad.mul_(kept)
-                        before = own[name].grad
-                        own[name].grad = gradient if before is None else before.add_(gradient)
+                with _handing_over(weights, add):
+                    yield batch, logits
 
 
 def moving_copy(model: MetaNER, inner: InnerStep) -> tuple[PreTrainedModel, dict[str, nn.Parameter], dict[str, float]]:
@@ -162,56 +172,72 @@ def _of_weights(rates: Mapping[str, float], weights: Iterable[str]) -> dict[str,
     return {name: rates[module] for name, module in modules.items() if module in rates}
 
 
-def _take_step(
-    weights: Mapping[str, nn.Parameter],
-    gradients: Mapping[str, Tensor | None],
-    inner: InnerStep,
-    rates: Mapping[str, float],
-    state: dict[str, tuple[Tensor, Tensor]],
-) -> None:
-    """Move the weights once.
-
-    Args:
-        weights: by name; changed.
-        gradients: of each; one without a gradient stands still.
-        inner: says what takes the step.
-        rates: step size of each weight.
-        state: moments of each weight, empty at first; changed.
-    """
-    with torch.no_grad():
-        for name, weight in weights.items():
-            gradient = gradients[name]
-            if gradient is None:
-                continue
-            if inner.optimizer == "sgd":
-                weight.sub_(gradient, alpha=rates[name])
-            else:
-                if name not in state:
-                    state[name] = torch.zeros_like(weight), torch.zeros_like(weight)
-                bertadam_update(weight, gradient, *state[name], rates[name])
-
-
 def _take_steps(
     model: MetaNER,
     network: PreTrainedModel,
-    weights: dict[str, nn.Parameter],
+    weights: Mapping[str, nn.Parameter],
     task: Task,
     inner: InnerStep,
     rates: Mapping[str, float],
+    moments: Moments,
 ) -> None:
-    """Move the weights by the gradient of the supports' loss: `InnerStep` says which."""
+    """Move the weights by the gradient of the supports' loss: `InnerStep` says which.
+
+    Args:
+        model: reads the supports and knows their labels.
+        network: has the weights; run as it is, with or without dropout.
+        weights: by name; changed. One without a gradient stands still.
+        task: its supports.
+        inner: says what takes the steps.
+        rates: step size of each weight.
+        moments: of each weight, made where there are none; changed.
+    """
+
+    def move(name: str, gradient: Tensor) -> None:
+        if inner.optimizer == "sgd":
+            weights[name].sub_(gradient, alpha=rates[name])
+            return
+        if name not in moments:
+            moments[name] = torch.zeros_like(weights[name]), torch.zeros_like(weights[name])
+        bertadam_update(weights[name], gradient, *moments[name], rates[name])
+
     windows = model.words.windows(task.supports)
     tag_ids = [model.labels.encode(support.tags or ()) for support in task.supports]
-    batches = list(parts(model, windows, tag_ids))  # one, unless the supports are very many
-    state: dict[str, tuple[Tensor, Tensor]] = {}
+    *others, last = parts(model, windows, tag_ids)  # only one, unless the supports are very many
+
+    def backward(part: tuple[Batch, Tensor, int]) -> None:
+        batch, labels, total = part
+        with torch.enable_grad():
+            logits, _ = forward(network, batch.input_ids, batch.attention_mask)
+            loss = batch_loss(logits, labels, inner.lambda_max, pieces=total, sentences=len(windows))
+            loss.backward(inputs=list(weights.values()))
+
+    for moment in chain.from_iterable(moments.values()):
+        moment.zero_()
     for _ in range(inner.steps):
-        gradients: dict[str, Tensor | None] = dict.fromkeys(weights)
-        for batch, labels, total in batches:
-            with torch.enable_grad():
-                logits, _ = forward(network, batch.input_ids, batch.attention_mask)
-                loss = batch_loss(logits, labels, inner.lambda_max, pieces=total, sentences=len(windows))
-                found = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
-            for name, gradient in zip(weights, found, strict=True):
-                before = gradients[name]
-                gradients[name] = gradient if before is None else before if gradient is None else before + gradient
-        _take_step(weights, gradients, inner, rates, state)
+        for part in others:
+            backward(part)
+        with _handing_over(weights, move):
+            backward(last)
+
+
+@contextmanager
+def _handing_over(weights: Mapping[str, nn.Parameter], take: Callable[[str, Tensor], None]) -> Iterator[None]:
+    """In backward passes under it, `take` gets each weight's gradient once it is complete; the weight keeps none.
+
+    It may change the weight then, which no later part of the pass reads. A gradient's memory serves the next one: to a
+    CPU memory that is new costs more than the numbers that are written there.
+    """
+
+    def hand_over(name: str, weight: Tensor) -> None:
+        gradient, weight.grad = weight.grad, None
+        assert gradient is not None  # it has just been added to
+        with torch.no_grad():
+            take(name, gradient)
+
+    handles = [weight.register_post_accumulate_grad_hook(partial(hand_over, name)) for name, weight in weights.items()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
