@@ -107,6 +107,7 @@ def test_the_table_has_what_was_written_down(tmp_path):
     page = (tmp_path / "results.md").read_text()
     assert "| base | 61.00 ± 1.41 (2) |" in page and "before" in page and "after" in page and "old" not in page
     assert "76.75" in page  # the paper's own beside it
+    assert not any(line.startswith(f"| {row} |") for row in ("mask", "base-averaged") for line in page.split("\n"))
     assert "| full over base |" in page and "| +2.00 (0.010) | +2.00 ± 1.00 (2) |" in page  # +1 and +3
 
 

@@ -119,7 +119,7 @@ def compare(file: Path, runs: Path, scores: Scores, most: int | None) -> None:
     pairs.append((("averaged-pair", "unlabelled", "all"), ("full", "unlabelled", "all")))
     for ours, theirs in pairs:
         done = {(tuple(line["row"]), tuple(line["against"])) for line in lines(file)}
-        if (ours, theirs) in done:
+        if (ours, theirs) in done or not {ours, theirs} <= scores.keys():
             continue
         seeds = {lang: sorted(scores[ours][lang].keys() & scores[theirs][lang].keys()) for lang in TEST}
         if not all(seeds.values()):
