@@ -44,9 +44,10 @@ _STEP_SIZES: dict[InnerOptimizer, tuple[float, ...]] = {
 }
 _FOLDS, _SAMPLE = 3, 200
 _TRIAL_STEPS = 12  # of learning from a fold: enough to tell whether it gains
-# So many sentences teach a model more than a step on the nearest ever did, and gained in every draw of 50, even where a
-# hundred of them tagged in thirds show the reverse; benchmarks/results/LOG.md.
+# So many sentences teach a model more than a step on the nearest ever did, and gained in nearly every draw of 50 and 100,
+# even where the same sentences tagged in thirds, of which a handful decide, show the reverse; benchmarks/results/LOG.md.
 _ENOUGH = 40
+_DOUBT = 2.0  # standard errors that they may lose so
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Trial:
         knn: weight of the nearest labelled words.
         score: of the memory's sentences, each adapted on others only.
         margin: its gain in F1 over not adapting, less one standard error of that gain (paired bootstrap) for each
-            choice that it rests on. Learning from all of 40 sentences or more has the benefit of the doubt: plus one.
+            choice that it rests on. Learning from all of 40 sentences or more has the benefit of the doubt: plus two.
     """
 
     k: SupportCount
@@ -263,7 +264,7 @@ class _Trials:
                 found = fine_tuned_logits(learned, tasks, self.computation, Work())
                 for i, rows in zip(held_out, found, strict=True):
                     logits[i] = rows
-        doubt = 1.0 if len(self.memory) >= _ENOUGH else -1.0
+        doubt = _DOUBT if len(self.memory) >= _ENOUGH else -1.0
         return self._trial("all", how, 0.0, logits, self.plain_trial, doubt)
 
     def adapted(self, k: int, inner: InnerStep) -> list[Trial]:
