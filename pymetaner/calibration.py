@@ -44,8 +44,8 @@ _STEP_SIZES: dict[InnerOptimizer, tuple[float, ...]] = {
 }
 _FOLDS, _SAMPLE = 3, 200
 _TRIAL_STEPS = 12  # of learning from a fold: enough to tell whether it gains
-# So many sentences teach a model more than a step on the nearest ever did, and gained in nearly every draw of 50 and 100,
-# even where the same sentences tagged in thirds, of which a handful decide, show the reverse; benchmarks/results/LOG.md.
+# So many sentences teach a model more than a step on the nearest ever did, and gained in nearly every draw of 50 and of
+# 100, even where the same sentences, tagged in thirds, show the reverse: a handful of them decide that; see LOG.md.
 _ENOUGH = 40
 _DOUBT = 2.0  # standard errors that they may lose so
 

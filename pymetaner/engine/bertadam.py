@@ -29,19 +29,21 @@ def bertadam_update(
     """Move one weight in place.
 
     The weight decay is decoupled, and there is none on biases and normalisation weights (every vector). It is a step of
-    PyTorch's fused AdamW, which goes once over the four tensors, at a step number so high that its correction of the
-    moments is 1.
+    PyTorch's AdamW, whose fused form goes once over the four tensors, at a step number so high that its correction of
+    the moments is 1.
 
     Args:
         weight: the weight; changed.
         gradient: its gradient; clipped in place.
-        first: first moment of earlier steps, zeros at first; changed.
+        first: first moment of earlier steps, at first zeros laid out as the weight is (`torch.zeros_like`); changed.
         second: second moment, likewise.
         lr: step size.
         weight_decay: 0 or more.
         clip: largest norm of the gradient.
     """
     gradient.mul_((clip / (torch.linalg.vector_norm(gradient) + 1e-6)).clamp(max=1.0))
+    # The fused step takes it for granted that numbers of one place lie at one offset.
+    alike = weight.stride() == gradient.stride() == first.stride() == second.stride()
     adamw(
         [weight],
         [gradient],
@@ -56,7 +58,8 @@ def bertadam_update(
         weight_decay=weight_decay if weight.dim() > 1 else 0.0,
         eps=EPSILON,
         maximize=False,
-        fused=True,
+        foreach=False,
+        fused=alike,
     )
 
 

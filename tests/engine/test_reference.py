@@ -124,6 +124,19 @@ def test_first_bertadam_step_in_closed_form(scale):
         torch.testing.assert_close(weight, expected, rtol=1e-12, atol=1e-15)
 
 
+@pytest.mark.parametrize("view", [lambda w: w.t(), lambda w: w[:, 1:4], lambda w: w[::2]])
+def test_bertadam_steps_of_weights_and_gradients_that_are_laid_out_otherwise(view):
+    torch.manual_seed(0)
+    weight = view(torch.randn(5, 7, dtype=torch.float64))
+    gradients = [torch.randn(weight.shape, dtype=torch.float64) for _ in range(2)]
+    expected = weight.clone(memory_format=torch.contiguous_format)
+    for moved in (expected, weight):
+        first, second = torch.zeros_like(moved), torch.zeros_like(moved)
+        for gradient in gradients:
+            bertadam_update(moved, gradient.clone(), first, second, 1e-2)
+    torch.testing.assert_close(weight, expected, rtol=1e-12, atol=1e-15)
+
+
 @pytest.mark.parametrize("lambda_max", [0.5, 2.0])
 def test_the_max_term_is_the_mean_of_the_windows_largest_losses(lambda_max):
     model = model_of("bert").double()
