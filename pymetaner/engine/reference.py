@@ -77,7 +77,8 @@ def reference_logits(
 class SequentialMetaLearner:
     """`MetaLearner` of first order, task after task on a copy of the weights; arguments and errors as there.
 
-    A task takes `inner.steps` passes over its supports and one over its query, and never more memory than that.
+    A task takes `inner.steps` passes over its supports and one over its query, and the memory of one task at a time;
+    BertAdam's moments stay for the next one.
     """
 
     def __init__(
@@ -203,7 +204,8 @@ def _take_steps(
 
     windows = model.words.windows(task.supports)
     tag_ids = [model.labels.encode(support.tags or ()) for support in task.supports]
-    *others, last = parts(model, windows, tag_ids)  # only one, unless the supports are very many
+    # Several where the supports are many or of unlike length.
+    *others, last = parts(model, windows, tag_ids)
 
     def backward(part: tuple[Batch, Tensor, int]) -> None:
         batch, labels, total = part
