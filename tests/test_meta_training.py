@@ -173,10 +173,12 @@ def meta_model(dropout: float) -> MetaNER:
 @pytest.mark.parametrize(("dropout", "passes"), [("none", [0, 0]), ("queries", [0, 1]), ("all", [1, 1])])
 def test_dropout_is_on_in_the_passes_that_are_named(learner_of, dropout, passes):
     learner = learner_of(meta_model(0.3), InnerStep(lr=0.1), computation=Computation(), dropout=dropout)
-    network = learner._view.network if learner_of is MetaLearner else learner._network
-    top = network.base_model.encoder.layer[-1]
+    networks = [learner._view.network]
+    if learner_of is SequentialMetaLearner:
+        networks.append(learner._moving.network)
     seen: list[bool] = []
-    top.register_forward_hook(lambda *_: seen.append(top.training))
+    for network in networks:
+        network.base_model.encoder.layer[-1].register_forward_hook(lambda top, *_: seen.append(top.training))
     for _ in range(2):
         seen.clear()
         list(learner.logits([Task(CORPUS[0], (CORPUS[1], CORPUS[1]))]))

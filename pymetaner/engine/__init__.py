@@ -8,7 +8,8 @@ have the same supports, such as a whole memory.
 from pymetaner.engine.batched import MetaLearner, batched_logits
 from pymetaner.engine.fine_tuning import FineTuning, fine_tuned_logits, fine_tuned_model
 from pymetaner.engine.precision import Precision, computing_in
-from pymetaner.engine.reference import SequentialMetaLearner, reference_logits
+from pymetaner.engine.reference import reference_logits
+from pymetaner.engine.sequential import SequentialMetaLearner
 from pymetaner.engine.task import Computation, Dropout, Engine, InnerOptimizer, InnerStep, Task, Work
 
 __all__ = [

@@ -25,6 +25,7 @@ def bertadam_update(
     *,
     weight_decay: float = WEIGHT_DECAY,
     clip: float = CLIP,
+    step: int | None = None,
 ) -> None:
     """Move one weight in place.
 
@@ -40,8 +41,20 @@ def bertadam_update(
         lr: step size.
         weight_decay: 0 or more.
         clip: largest norm of the gradient.
+        step: the how manieth this is, from 1, where moments are to be kept as means: m / (1 - BETA1^step) and
+            v / (1 - BETA2^step). The first step takes no share of what the moments hold then (any finite numbers), so
+            they need not be set to 0 for a new run of steps. None: moments as the official code has them.
     """
-    gradient.mul_((clip / (torch.linalg.vector_norm(gradient) + 1e-6)).clamp(max=1.0))
+    beta1, beta2, epsilon = BETA1, BETA2, EPSILON
+    if step is not None:
+        of_first, of_second = 1 - BETA1**step, 1 - BETA2**step
+        beta1, beta2 = 1 - (1 - BETA1) / of_first, 1 - (1 - BETA2) / of_second
+        # lr m / (sqrt(v) + eps), written with the means
+        scale = of_first / math.sqrt(of_second)
+        lr, weight_decay, epsilon = lr * scale, weight_decay / scale, EPSILON / math.sqrt(of_second)
+    factor = clip / (torch.linalg.vector_norm(gradient) + 1e-6)
+    if gradient.device.type != "cpu" or factor < 1:  # to look at it makes a GPU wait, and spares a CPU a pass
+        gradient.mul_(factor.clamp(max=1.0))
     # The fused step takes it for granted that numbers of one place lie at one offset.
     alike = weight.stride() == gradient.stride() == first.stride() == second.stride()
     adamw(
@@ -52,11 +65,11 @@ def bertadam_update(
         [],
         [torch.full((), _LATE, device=weight.device)],
         amsgrad=False,
-        beta1=BETA1,
-        beta2=BETA2,
+        beta1=beta1,
+        beta2=beta2,
         lr=lr,
         weight_decay=weight_decay if weight.dim() > 1 else 0.0,
-        eps=EPSILON,
+        eps=epsilon,
         maximize=False,
         foreach=False,
         fused=alike,

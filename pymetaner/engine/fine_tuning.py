@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pymetaner.checks import LARGEST_SEED, keep, number, step_sizes, whole
+from pymetaner.engine.moving import MovingWeights
 from pymetaner.engine.precision import computing_in
-from pymetaner.engine.reference import moving_copy
 from pymetaner.engine.task import Computation, InnerStep, Task, Work
 from pymetaner.forks import anew_in_child
 from pymetaner.model import MetaNER
@@ -115,7 +115,8 @@ def fine_tuned_model(
         NumericsError: if the steps are so large that the loss or a weight is no number any more.
     """
     with torch.inference_mode(False), torch.enable_grad():
-        network, weights, rates = moving_copy(model, InnerStep(how.lr))
+        moving = MovingWeights(model, InnerStep(how.lr))
+        network, weights = moving.network, moving.weights
         learner = MetaNER(network, model.tokenizer, labels=model.labels, settings=model.settings)
         tag_ids = [model.labels.encode(support.tags or ()) for support in supports]
         windows = model.words.windows(supports)
@@ -123,7 +124,7 @@ def fine_tuned_model(
             how = replace(how, mask_probability=0.0)
         objective = BaseObjective(learner, windows, tag_ids, how)
         steps = how.steps_on(len(windows))
-        optimizer = _optimizer(weights, rates)
+        optimizer = _optimizer(weights, moving.rates)
         means = {name: torch.zeros_like(weight) for name, weight in weights.items()}
         averaged = 0
         # Dropout draws from torch's own generators, which threads share; they are as they were afterwards.

@@ -110,37 +110,51 @@ def test_meta_gradients_are_those_of_torch_func(name, inner, order):
     torch.testing.assert_close(found_in_rate, in_rate, rtol=1e-6, atol=1e-8)
 
 
-@pytest.mark.parametrize("steps", [1, 2])
+def gradients_task_after_task(model: MetaNER, tasks: list[Task], inner: InnerStep) -> dict[str, Tensor]:
+    """Of the summed query losses, through the sequential learner."""
+    tag_ids = [model.labels.encode(task.query.tags or ()) for task in tasks]
+    model.network.requires_grad_(True)
+    model.network.zero_grad()
+    learner = SequentialMetaLearner(model, inner, computation=Computation(batch_size=1))
+    for batch, logits in learner.logits(tasks):
+        labels = batch.labels(tag_ids).flatten()
+        torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels, reduction="sum").backward()
+    return {name: p.grad for name, p in model.network.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3])
 @pytest.mark.parametrize("optimizer", ["sgd", "bertadam"])
-def test_task_after_task_gives_the_same_gradients(optimizer, steps):
-    model = model_of("bert", window=64).double()
+@pytest.mark.parametrize("name", ["bert", "deberta-v2"])
+@pytest.mark.parametrize("together", [1, 40, 512])
+def test_task_after_task_gives_the_same_gradients(name, optimizer, steps, together, monkeypatch):
+    monkeypatch.setattr("pymetaner.engine.sequential._TOGETHER", together)
+    model = model_of(name, window=64).double()
     inner = InnerStep(lr=0.01, optimizer=optimizer, steps=steps)
     rate = torch.tensor(0.01, dtype=torch.float64, requires_grad=True)
     with sdpa_kernel(SDPBackend.MATH):
         expected, _ = expected_gradients(model, inner, 1, rate)
-    tag_ids = [model.labels.encode(task.query.tags or ()) for task in TRAINING]
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    model.network.requires_grad_(True)
-    learner = SequentialMetaLearner(model, inner, computation=Computation(batch_size=1))
-    for batch, logits in learner.logits(TRAINING):
-        labels = batch.labels(tag_ids).flatten()
-        torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels, reduction="sum").backward()
-    found = {name: p.grad for name, p in model.network.named_parameters() if p.grad is not None}
+    found = gradients_task_after_task(model, TRAINING, inner)
     assert found.keys() == expected.keys()
     for key, gradient in expected.items():
         torch.testing.assert_close(found[key], gradient, rtol=1e-6, atol=1e-8)
     assert all((tensor == before[name]).all() for name, tensor in model.state_dict().items())
 
 
-def test_the_max_term_reaches_the_meta_gradient():
+@pytest.mark.parametrize("learner", [MetaLearner, SequentialMetaLearner])
+@pytest.mark.parametrize("steps", [1, 2])
+def test_the_max_term_reaches_the_meta_gradient(learner, steps):
     model = model_of("bert").double()
     tasks = [task for task in TRAINING if all(len(model.words.windows([s])) == 1 for s in task.supports)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(globals(), "TRAINING", tasks)
-        inner = InnerStep(lr=0.1, lambda_max=2.0)
+        inner = InnerStep(lr=0.1, steps=steps, lambda_max=2.0)
         rate = torch.tensor(0.1, dtype=torch.float64, requires_grad=True)
         weights, _ = expected_gradients(model, inner, 1, rate)
-        found, _ = found_gradients(model, inner, 1, rate)
+        if learner is MetaLearner:
+            found, _ = found_gradients(model, inner, 1, rate)
+        else:
+            found = gradients_task_after_task(model, tasks, inner)
     for key, expected in weights.items():
         torch.testing.assert_close(found[key], expected, rtol=1e-6, atol=1e-8)
 

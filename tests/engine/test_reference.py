@@ -137,6 +137,20 @@ def test_bertadam_steps_of_weights_and_gradients_that_are_laid_out_otherwise(vie
     torch.testing.assert_close(weight, expected, rtol=1e-12, atol=1e-15)
 
 
+@pytest.mark.parametrize("scale", [1e-9, 1e-2, 10.0])
+@pytest.mark.parametrize("shape", [(5, 7), (9,)])
+def test_bertadam_steps_with_moments_kept_as_means_are_the_same(scale, shape):
+    torch.manual_seed(0)
+    weight = torch.randn(shape, dtype=torch.float64)
+    expected, zeros = weight.clone(), (torch.zeros_like(weight), torch.zeros_like(weight))
+    means = torch.full_like(weight, 1e5), torch.full_like(weight, 1e5)  # what an earlier run of steps has left
+    for step in range(1, 5):
+        gradient = scale * torch.randn(shape, dtype=torch.float64)
+        bertadam_update(expected, gradient.clone(), *zeros, 1e-2)
+        bertadam_update(weight, gradient, *means, 1e-2, step=step)
+        torch.testing.assert_close(weight, expected, rtol=1e-12, atol=1e-15)
+
+
 @pytest.mark.parametrize("lambda_max", [0.5, 2.0])
 def test_the_max_term_is_the_mean_of_the_windows_largest_losses(lambda_max):
     model = model_of("bert").double()

@@ -219,6 +219,21 @@ class BatchedEngine:
             self.work.padded += ids.numel()
             yield batch, logits
 
+    def pieces(self, tasks: Sequence[Task]) -> int:
+        """How many pieces the supports of some tasks have."""
+        supports = [support for task in tasks for support in task.supports]
+        self.supports.add(supports)
+        return sum(self.supports.pieces(key_of(support)) for support in supports)
+
+    def own_first_steps(self, tasks: Sequence[Task]) -> list[StepRows | None]:
+        """The factors of each task's own loss in the model as it stands; None of a task without supports."""
+        self._lower.clear()
+        self._drop(self.dropout == "all")
+        self.supports.add(support for task in tasks for support in task.supports)
+        step = self._own_step({i: [key_of(s) for s in task.supports] for i, task in enumerate(tasks)}, [])
+        rows = [step.windows[i] for i in range(len(tasks))]
+        return [self._rows_of([of_task], own=True) if of_task else None for of_task in rows]
+
     def _first_step(self, keys: Sequence[Key]) -> dict[Key, list[WindowFactors]]:
         """The factors of distinct supports in the model as it stands, from the cache where it knows them."""
         found: dict[Key, list[WindowFactors]] = {}
@@ -316,15 +331,10 @@ class BatchedEngine:
         """What adds the steps of their tasks to the rows of a batch; None if no task takes one."""
         if not steps or not any(steps[0].windows[task] for task in row_tasks):
             return None
-        weight = next(self.view.network.parameters())
-        taken = [
-            StepRows(
-                self.own_layout if step.own else self.layout,
-                [step.windows[task] for task in row_tasks],
-                self.inner.lambda_max,
-                weight,
-                weighted=step.own,
-            )
-            for step in steps
-        ]
+        taken = [self._rows_of([step.windows[task] for task in row_tasks], step.own) for step in steps]
         return TakenSteps(taken, self.rates, self.inner.optimizer, self.view.source)
+
+    def _rows_of(self, windows: Sequence[Sequence[WindowFactors]], own: bool) -> StepRows:
+        layout = self.own_layout if own else self.layout
+        weight = next(self.view.network.parameters())
+        return StepRows(layout, windows, self.inner.lambda_max, weight, weighted=own)

@@ -9,7 +9,7 @@ steps' sum, multiplied with the queries and dropped, a tile at a time (`pymetane
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -84,6 +84,26 @@ class StepRows:
     def norm(self, name: str) -> Tensor:
         """(B, d), or with bias (B, 2 d): gradients of a LayerNorm's weight and bias."""
         return self._norms[:, self._layout.norms[name]]
+
+    def of_lone_task(self, modules: Mapping[str, nn.Module]) -> Iterator[tuple[str, Tensor]]:
+        """Gradients of the weights themselves, by name, where there is one task.
+
+        Args:
+            modules: the adapted ones, by name.
+        """
+        for name in self._layout.linears:
+            weight = modules[name].weight
+            assert isinstance(weight, Tensor)
+            factor, weights = self.gradients(name, weight)
+            gradient = factor[0] * weights[0].to(weight.dtype)
+            yield f"{name}.weight", gradient.t() @ self.inputs(name, weight)[0]
+            if modules[name].bias is not None:
+                yield f"{name}.bias", gradient.sum(0)
+        for name in self._layout.norms:
+            weight = modules[name].weight
+            assert isinstance(weight, Tensor)
+            parts = self.norm(name)[0].to(weight.dtype).split(len(weight))
+            yield from zip((f"{name}.weight", f"{name}.bias"), parts, strict=False)
 
     def _rows(self, layer: int, like: Tensor) -> Tensor:
         """(B, R, width): each row's windows below each other, padded with zeros to the longest row."""
