@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from torch import Tensor
 
 from pymetaner.engine.batched import BatchedEngine
+from pymetaner.engine.batched.factors import check_adaptable
 from pymetaner.engine.batched.steps import StepRows
 from pymetaner.engine.bertadam import WEIGHT_DECAY
 from pymetaner.engine.moving import MovingWeights, handing_over
@@ -44,6 +45,7 @@ class SequentialMetaLearner:
         self.groups = self._moving.groups
         self._rates = inner.rates(self.groups)
         self._view = View(model.network, model.settings.freeze_layers)
+        check_adaptable(self._view)
         self._dropout = dropout
 
     def logits(
@@ -78,11 +80,11 @@ class SequentialMetaLearner:
                         moving.step(task)
             moving.network.train(self._dropout != "none")
 
-            def add(name: str, gradient: Tensor, task: Task = task) -> None:
+            def add(name: str, gradient: Tensor, stepped: bool = first is not None) -> None:
                 if not own[name].requires_grad:
                     return
                 kept = 1.0
-                if gradient.dim() > 1 and task.supports:
+                if gradient.dim() > 1 and stepped:
                     kept = (1 - moving.rates.get(name, 0.0) * decay) ** self.inner.steps
                 before = own[name].grad
                 own[name].grad = gradient.mul_(kept) if before is None else before.add_(gradient, alpha=kept)

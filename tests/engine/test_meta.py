@@ -141,6 +141,15 @@ def test_task_after_task_gives_the_same_gradients(name, optimizer, steps, togeth
     assert all((tensor == before[name]).all() for name, tensor in model.state_dict().items())
 
 
+@pytest.mark.parametrize("steps", [1, 2])
+def test_a_task_whose_supports_have_no_words_takes_no_step(steps):
+    model = model_of("bert").double()
+    inner = InnerStep(lr=0.01, optimizer="bertadam", steps=steps)
+    wordless = gradients_task_after_task(model, [Task(CORPUS[0], (Sentence((), ()),))], inner)
+    plain = gradients_task_after_task(model, [Task(CORPUS[0], ())], inner)
+    assert all(torch.equal(wordless[name], gradient) for name, gradient in plain.items())
+
+
 @pytest.mark.parametrize("learner", [MetaLearner, SequentialMetaLearner])
 @pytest.mark.parametrize("steps", [1, 2])
 def test_the_max_term_reaches_the_meta_gradient(learner, steps):
