@@ -122,10 +122,15 @@ def gradients_task_after_task(model: MetaNER, tasks: list[Task], inner: InnerSte
     return {name: p.grad for name, p in model.network.named_parameters() if p.grad is not None}
 
 
-@pytest.mark.parametrize("steps", [1, 2, 3])
-@pytest.mark.parametrize("optimizer", ["sgd", "bertadam"])
-@pytest.mark.parametrize("name", ["bert", "deberta-v2"])
-@pytest.mark.parametrize("together", [1, 40, 512])
+@pytest.mark.parametrize(
+    ("name", "optimizer", "steps", "together"),
+    [
+        *[("bert", optimizer, steps, 512) for optimizer in ("sgd", "bertadam") for steps in (1, 2, 3)],
+        ("bert", "bertadam", 2, 1),
+        ("bert", "bertadam", 2, 40),
+        ("deberta-v2", "bertadam", 2, 512),
+    ],
+)
 def test_task_after_task_gives_the_same_gradients(name, optimizer, steps, together, monkeypatch):
     monkeypatch.setattr("pymetaner.engine.sequential._TOGETHER", together)
     model = model_of(name, window=64).double()
