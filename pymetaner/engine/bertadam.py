@@ -41,9 +41,9 @@ def bertadam_update(
         lr: step size.
         weight_decay: 0 or more.
         clip: largest norm of the gradient.
-        step: the how manieth this is, from 1, where moments are to be kept as means: m / (1 - BETA1^step) and
-            v / (1 - BETA2^step). The first step takes no share of what the moments hold then (any finite numbers), so
-            they need not be set to 0 for a new run of steps. None: moments as the official code has them.
+        step: the number of this step, from 1, if moments are to be kept as means, m / (1 - BETA1^step) and
+            v / (1 - BETA2^step). The first step then ignores what the moments hold (any finite numbers), so they need
+            not be set to 0 for a new run of steps. None: moments as the official code keeps them.
     """
     beta1, beta2, epsilon = BETA1, BETA2, EPSILON
     if step is not None:
