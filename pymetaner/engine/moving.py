@@ -85,9 +85,14 @@ class MovingWeights:
         bertadam_update(weight, gradient, *self._moments[name], rate, step=self._taken[name])
 
     def step(self, task: Task) -> None:
-        """Moves by the gradient of the supports' loss (`InnerStep`); a weight that has none stands still."""
+        """Moves by the gradient of the supports' loss (`InnerStep`); a weight that has none stands still.
+
+        Supports without a word move nothing.
+        """
         model, lambda_max = self._model, self._inner.lambda_max
         windows = model.words.windows(task.supports)
+        if not windows:
+            return
         tag_ids = [model.labels.encode(support.tags or ()) for support in task.supports]
 
         def backward(part: tuple[Batch, Tensor, int]) -> None:

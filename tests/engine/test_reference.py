@@ -13,7 +13,7 @@ from tasks import TASKS, largest_difference, reference
 from tiny import ARCHITECTURES, CORPUS, model_of
 from torch import nn
 
-from pymetaner.engine import InnerStep, Task
+from pymetaner.engine import Computation, InnerStep, Task, Work, batched_logits, reference_logits
 from pymetaner.engine.bertadam import bertadam_update, steps_of, steps_of_
 from pymetaner.errors import SettingError
 from pymetaner.model import MetaNER
@@ -149,6 +149,19 @@ def test_bertadam_steps_with_moments_kept_as_means_are_the_same(scale, shape):
         bertadam_update(expected, gradient.clone(), *zeros, 1e-2)
         bertadam_update(weight, gradient, *means, 1e-2, step=step)
         torch.testing.assert_close(weight, expected, rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "bertadam"])
+@pytest.mark.parametrize("engine", [reference_logits, batched_logits])
+def test_supports_without_words_move_nothing(engine, optimizer):
+    model = model_of("bert")
+    wordless = Sentence((), ())
+    supports = [(wordless,), (), (wordless, CORPUS[1]), (CORPUS[1],)]
+    inner = InnerStep(lr=0.1, steps=2, optimizer=optimizer)
+    found = engine(model, [Task(CORPUS[0], given) for given in supports], inner, Computation(), Work())
+    assert np.array_equal(found[0], found[1])
+    np.testing.assert_allclose(found[2], found[3], atol=1e-5)
+    assert not np.allclose(found[1], found[3])
 
 
 @pytest.mark.parametrize("lambda_max", [0.5, 2.0])

@@ -192,7 +192,7 @@ class BatchedEngine:
             edit: gives the pieces (B, T) to read instead of a batch's own: masked ones, in training.
         """
         self._lower.clear()
-        keys = {query.task: [key_of(support) for support in tasks[query.task].supports] for query in block}
+        keys = {query.task: self._keys(tasks[query.task]) for query in block}
         distinct = list(dict.fromkeys(key for group in keys.values() for key in group))
         self._drop(self.dropout == "all")
         steps: list[_Step] = []
@@ -230,9 +230,13 @@ class BatchedEngine:
         self._lower.clear()
         self._drop(self.dropout == "all")
         self.supports.add(support for task in tasks for support in task.supports)
-        step = self._own_step({i: [key_of(s) for s in task.supports] for i, task in enumerate(tasks)}, [])
+        step = self._own_step({i: self._keys(task) for i, task in enumerate(tasks)}, [])
         rows = [step.windows[i] for i in range(len(tasks))]
         return [self._rows_of([of_task], own=True) if of_task else None for of_task in rows]
+
+    def _keys(self, task: Task) -> list[Key]:
+        """The supports of a task that have words."""
+        return [key for key in map(key_of, task.supports) if self.supports.pieces(key)]
 
     def _first_step(self, keys: Sequence[Key]) -> dict[Key, list[WindowFactors]]:
         """The factors of distinct supports in the model as it stands, from the cache where it knows them."""
