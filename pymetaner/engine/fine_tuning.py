@@ -23,7 +23,6 @@ from pymetaner.engine.precision import computing_in
 from pymetaner.engine.task import Computation, InnerStep, Task, Work
 from pymetaner.forks import anew_in_child
 from pymetaner.model import MetaNER
-from pymetaner.network import adapted_parameters
 from pymetaner.objective import BaseObjective, check_finite
 from pymetaner.progress import track
 from pymetaner.reading import word_logits
@@ -143,11 +142,10 @@ def fine_tuned_model(
                     averaged += 1
                     for name, weight in weights.items():
                         means[name].lerp_(weight.detach(), 1 / averaged)
-        own = adapted_parameters(model.network, model.settings.freeze_layers)
         far = how.interpolation_on(len(windows))
         with torch.no_grad():
             for name, weight in weights.items():
-                weight.copy_(own[name].lerp(means[name], far))
+                weight.copy_(moving.start[name].lerp(means[name], far))
         check_finite(steps, 0.0, weights.values())
         network.requires_grad_(False)
         network.eval()

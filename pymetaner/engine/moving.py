@@ -25,6 +25,7 @@ class MovingWeights:
 
     Attributes:
         network: that network, in evaluation mode.
+        start: the model's own adapted weights by name.
         groups: names of the adapted modules: a tuple for each unfrozen layer, and one for the head.
         weights: the adapted weights by name; they ask for gradients.
         rates: step size of each weight; those without one stand still.
@@ -42,7 +43,7 @@ class MovingWeights:
         frozen = model.settings.freeze_layers
         self._model = model
         self._inner = inner
-        self._start = adapted_parameters(model.network, frozen)
+        self.start = adapted_parameters(model.network, frozen)
         self.network = weight_sharing_copy(model.network, own=adapted_modules(model.network, frozen).values())
         self.network.requires_grad_(False)
         self.groups = [tuple(group) for group in adapted_groups(model.network, frozen)]
@@ -66,7 +67,7 @@ class MovingWeights:
         """Sets the weights to the model's, with no step taken."""
         self._taken.clear()
         for name, weight in self.weights.items():
-            weight.copy_(self._start[name])
+            weight.copy_(self.start[name])
             weight.grad = None
 
     @torch.no_grad()

@@ -13,15 +13,15 @@ from torch import Tensor
 
 from pymetaner.engine.batched import BatchedEngine
 from pymetaner.engine.batched.factors import check_adaptable
-from pymetaner.engine.batched.steps import StepRows
+from pymetaner.engine.batched.supports import windows_of
 from pymetaner.engine.bertadam import WEIGHT_DECAY
 from pymetaner.engine.moving import MovingWeights, handing_over
 from pymetaner.engine.precision import computing_in
 from pymetaner.engine.task import Computation, Dropout, InnerStep, Task, Work
 from pymetaner.model import MetaNER
-from pymetaner.network import adapted_parameters, forward
+from pymetaner.network import forward
 from pymetaner.view import View
-from pymetaner.windows import Batch, Window, make_batch
+from pymetaner.windows import Batch, make_batch
 
 __all__ = ["SequentialMetaLearner"]
 
@@ -62,14 +62,15 @@ class SequentialMetaLearner:
         model, moving = self.model, self._moving
         rates = self._rates if rates is None else rates
         moving.rates = moving.rates_of(rates)
-        own = adapted_parameters(model.network, model.settings.freeze_layers)
+        own = moving.start
         # The decay of a matrix is part of its step, not of the gradient that is taken as a constant.
         decay = WEIGHT_DECAY if self.inner.optimizer == "bertadam" else 0.0
-        windows: list[list[Window]] = [[] for _ in tasks]
-        for window in model.words.windows([task.query for task in tasks]):
-            windows[window.sentence].append(window)
+        engine = BatchedEngine(
+            model, self._view, self.inner, rates, self.computation, Work(), order=1, dropout=self._dropout
+        )
+        windows = windows_of(model, [task.query for task in tasks])
         size = self.computation.batch_size
-        for task, of_query, first in zip(tasks, windows, self._first_steps(tasks, rates), strict=True):
+        for task, of_query, first in zip(tasks, windows, engine.own_first_steps(tasks, _TOGETHER), strict=True):
             moving.reset()
             if first is not None:
                 for name, gradient in first.of_lone_task(self._view.modules):
@@ -96,16 +97,3 @@ class SequentialMetaLearner:
                     logits = forward(moving.network, pieces, batch.attention_mask)[0]
                 with handing_over(moving.weights, add):
                     yield batch, logits
-
-    def _first_steps(self, tasks: Sequence[Task], rates: Mapping[str, float]) -> Iterator[StepRows | None]:
-        """For each task, the factors of its first step, or None without supports."""
-        engine = BatchedEngine(
-            self.model, self._view, self.inner, rates, self.computation, Work(), order=1, dropout=self._dropout
-        )
-        at = 0
-        while at < len(tasks):
-            end = at + 1
-            while end < len(tasks) and engine.pieces(tasks[at : end + 1]) <= _TOGETHER:
-                end += 1
-            yield from engine.own_first_steps(tasks[at:end])
-            at = end

@@ -160,7 +160,7 @@ class BatchedEngine:
         within: set[Key] = set()
         held = 0
         for query in queries:
-            keys = [key_of(support) for support in tasks[query.task].supports]
+            keys = _keys(tasks[query.task])
             alone = self._bytes(keys, set())
             self.limits.check(alone, len(keys))
             more = self._bytes(keys, within)
@@ -192,7 +192,7 @@ class BatchedEngine:
             edit: gives the pieces (B, T) to read instead of a batch's own: masked ones, in training.
         """
         self._lower.clear()
-        keys = {query.task: self._keys(tasks[query.task]) for query in block}
+        keys = {query.task: _keys(tasks[query.task]) for query in block}
         distinct = list(dict.fromkeys(key for group in keys.values() for key in group))
         self._drop(self.dropout == "all")
         steps: list[_Step] = []
@@ -219,24 +219,30 @@ class BatchedEngine:
             self.work.padded += ids.numel()
             yield batch, logits
 
-    def pieces(self, tasks: Sequence[Task]) -> int:
-        """How many pieces the supports of some tasks have."""
-        supports = [support for task in tasks for support in task.supports]
-        self.supports.add(supports)
-        return sum(self.supports.pieces(key_of(support)) for support in supports)
+    def own_first_steps(self, tasks: Sequence[Task], most: int) -> Iterator[StepRows | None]:
+        """The factors of each task's own loss in the model as it stands; None of a task without supports.
 
-    def own_first_steps(self, tasks: Sequence[Task]) -> list[StepRows | None]:
-        """The factors of each task's own loss in the model as it stands; None of a task without supports."""
-        self._lower.clear()
-        self._drop(self.dropout == "all")
+        Args:
+            tasks: the tasks.
+            most: pieces of supports that are computed, and kept, together; a task that has more is by itself.
+        """
         self.supports.add(support for task in tasks for support in task.supports)
-        step = self._own_step({i: self._keys(task) for i, task in enumerate(tasks)}, [])
-        rows = [step.windows[i] for i in range(len(tasks))]
-        return [self._rows_of([of_task], own=True) if of_task else None for of_task in rows]
+        self._drop(self.dropout == "all")
+        together: dict[int, list[Key]] = {}
+        held = 0
+        for i, task in enumerate(tasks):
+            keys = _keys(task)
+            pieces = sum(map(self.supports.pieces, keys))
+            if together and held + pieces > most:
+                yield from self._own_rows(together)
+                together, held = {}, 0
+            together[i] = keys
+            held += pieces
+        yield from self._own_rows(together)
 
-    def _keys(self, task: Task) -> list[Key]:
-        """The supports of a task that have words."""
-        return [key for key in map(key_of, task.supports) if self.supports.pieces(key)]
+    def _own_rows(self, keys: dict[int, list[Key]]) -> Iterator[StepRows | None]:
+        for windows in self._own_step(keys, []).windows.values():
+            yield self._rows_of([windows], own=True) if windows else None
 
     def _first_step(self, keys: Sequence[Key]) -> dict[Key, list[WindowFactors]]:
         """The factors of distinct supports in the model as it stands, from the cache where it knows them."""
@@ -245,10 +251,10 @@ class BatchedEngine:
             known = None if self.cache is None else self.cache.get(self._state, key)
             if known is not None:
                 found[key] = known
-        rows = self.supports.rows(key for key in keys if key not in found)
-        computed: dict[Key, list[WindowFactors]] = {}
+        computed: dict[Key, list[WindowFactors]] = {key: [] for key in keys if key not in found}
+        rows = self.supports.rows(computed)
         for (key, _), factors in zip(rows, self._factors(rows), strict=True):
-            computed.setdefault(key, []).append(factors)
+            computed[key].append(factors)
         found |= computed if self.cache is None else self.cache.put(self._state, computed)
         self.work.supports += len(keys)
         self.work.cached += len(keys) - len(computed)
@@ -342,3 +348,7 @@ class BatchedEngine:
         layout = self.own_layout if own else self.layout
         weight = next(self.view.network.parameters())
         return StepRows(layout, windows, self.inner.lambda_max, weight, weighted=own)
+
+
+def _keys(task: Task) -> list[Key]:
+    return [key_of(support) for support in task.supports]
