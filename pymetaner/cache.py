@@ -34,7 +34,7 @@ class FactorCache(ForkSafe):
         dtype: as what to keep them, `torch.bfloat16` for half of the memory; None leaves them as they were computed.
 
     Raises:
-        SettingError: for a negative size, an unknown device, or a type that is not of floating point.
+        SettingError: for a negative size, an unknown or missing device, or a type that is not of floating point.
 
     Example:
         >>> model.cache = FactorCache(cache_bytes=2**28, dtype=torch.bfloat16)  # doctest: +SKIP
@@ -51,9 +51,9 @@ class FactorCache(ForkSafe):
         if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
             raise SettingError(f"dtype={dtype!r}: expected a floating-point type, such as torch.bfloat16")
         try:
-            self.device = None if device is None else torch.device(device)
-        except (RuntimeError, TypeError) as error:
-            raise SettingError(f"device={device!r}: expected cpu, cuda, cuda:1, ...") from error
+            self.device = None if device is None else torch.empty(0, device=device).device
+        except (RuntimeError, TypeError, AssertionError, NotImplementedError) as error:
+            raise SettingError(f"device={device!r}: expected cpu, cuda, cuda:1, ... that is there ({error})") from error
         self.dtype = dtype
         self.hits = 0
         self.misses = 0

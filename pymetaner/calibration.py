@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -22,6 +23,7 @@ from pymetaner.engine import (
     Task,
     Work,
     batched_logits,
+    computing_in,
     fine_tuned_logits,
     fine_tuned_model,
 )
@@ -38,6 +40,7 @@ from pymetaner.sentence import Sentence
 __all__ = ["Calibration", "Trial", "calibrate"]
 
 _RESAMPLES = 500
+_TOO_FEW = "a memory of fewer than two sentences cannot be calibrated: add labelled sentences to it"
 _STEP_SIZES: dict[InnerOptimizer, tuple[float, ...]] = {
     "sgd": (0.02, 0.05, 0.1),
     "bertadam": (1e-5, 3e-5, 1e-4),
@@ -163,7 +166,7 @@ def calibrate(
     memory = model.memory if memory is None else memory
     memory.check(model)
     if len(memory) < 2:
-        raise EmptyDataError("a memory of fewer than two sentences cannot be calibrated: add labelled sentences to it")
+        raise EmptyDataError(_TOO_FEW)
     numbers = [whole("ks", k, 1, or_else="'all'") for k in several("ks", ks) if k != "all"]
     one_of("optimizer", optimizer, tuple(_STEP_SIZES))
     rates = [number("lrs", lr, positive=True) for lr in several("lrs", _STEP_SIZES[optimizer] if lrs is None else lrs)]
@@ -227,13 +230,16 @@ class _Trials:
     def __init__(self, model: MetaNER, memory: Memory, k: int, most: int, computation: Computation) -> None:
         self.model = model
         self.memory = memory
-        self.ids = _spread(memory.ids, most)
-        self.sentences: list[Sentence] = [memory[i] for i in self.ids]
+        found = dict(_found(memory, _spread(memory.ids, most)))
+        if not found:
+            raise EmptyDataError(_TOO_FEW)
+        self.ids, self.sentences = list(found), list(found.values())
         blind = [sentence.with_tags(None) for sentence in self.sentences]
-        self.readings = model.read(blind, batch_size=computation.batch_size, keep_lower=True, keep_hidden=True)
         itself = [frozenset(memory.find(sentence)) for sentence in self.sentences]
-        hidden = [reading.hidden for reading in self.readings]
-        self.votes = bank_of(model, memory).probabilities(hidden, itself, batch_size=computation.batch_size)
+        with computing_in(computation.precision, model.network):
+            self.readings = model.read(blind, batch_size=computation.batch_size, keep_lower=True, keep_hidden=True)
+            hidden = [reading.hidden for reading in self.readings]
+            self.votes = bank_of(model, memory).probabilities(hidden, itself, batch_size=computation.batch_size)
         self.logits: dict[_Choice, list[Any]] = {}
         self.counts: dict[_Choice, NDArray[np.int64]] = {}
         vectors = np.stack([reading.vector for reading in self.readings])
@@ -247,7 +253,8 @@ class _Trials:
         """Tagging after learning from the whole memory but the fold of the sentence."""
         sampled = set(_spread(self.memory.ids, _SAMPLE)) | set(self.ids)
         pool = [sentence for number, sentence in self.memory if number in sampled]
-        words = dict.fromkeys(sentence.words for sentence in pool)
+        # Those to be tagged may have been removed meanwhile.
+        words = dict.fromkeys(sentence.words for sentence in (*pool, *self.sentences))
         fold_of = {each: place % _FOLDS for place, each in enumerate(words)}  # the same words are in the same fold
         logits = [reading.logits for reading in self.readings]
         for fold in range(_FOLDS):
@@ -317,6 +324,13 @@ def _spread(ids: NDArray[np.int64], most: int) -> list[int]:
     """Some of the ids, at most so many, spread over all."""
     chosen: list[int] = ids[:: -(-len(ids) // most)].tolist()
     return chosen
+
+
+def _found(memory: Memory, ids: Sequence[int]) -> Iterator[tuple[int, Sentence]]:
+    """The sentences with these ids, but for those that were removed meanwhile."""
+    for i in ids:
+        with suppress(KeyError):
+            yield i, memory[i]
 
 
 def _sure_gain(ours: NDArray[np.int64], theirs: NDArray[np.int64], doubt: float = -1.0) -> float:

@@ -45,6 +45,7 @@ from pymetaner.labels import LabelScheme
 from pymetaner.memory import Memory
 from pymetaner.network import head_of, longest_window
 from pymetaner.packing import pack_tensors, unpack_file
+from pymetaner.randomness import seeding
 from pymetaner.settings import STEP_SIZES, Settings
 
 if TYPE_CHECKING:
@@ -103,8 +104,8 @@ def new(cls: type[Model], folder: Path, labels: LabelScheme, settings: Settings 
     config = _read_config(folder)
     config.id2label = dict(enumerate(labels.tags))
     config.label2id = {tag: i for i, tag in enumerate(labels.tags)}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeding(torch.device("cpu")) as set_seed:
+        set_seed(seed)
         network = _read_network(folder, config, torch.float32, new_head=True)
     return cls(network, _read_tokenizer(folder, network), labels=labels, settings=settings)
 

@@ -21,21 +21,27 @@ Value = TypeVar("Value")
 
 
 class ForkSafe:
-    """An object with a lock, `_lock`, held for moments only: a fork waits for it, and a child finds it free."""
+    """An object with a lock, `_lock`, held for moments only: a fork waits for it, and a child finds it free.
+
+    A fork takes the locks of all, in any order: who holds one must not wait for another, nor make such an object.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
-        _living.add(self)
+        with _forking:
+            _living.add(self)
 
     def suspend(self) -> None:
         """Lets go of what may not cross a fork; called with the lock held."""
 
 
 _living: weakref.WeakSet[ForkSafe] = weakref.WeakSet()
+_forking = threading.RLock()  # held during a fork, so that no other begins, and no object is made
 _held: list[ForkSafe] = []
 
 
 def _before() -> None:
+    _forking.acquire()
     for item in list(_living):
         item._lock.acquire()
         _held.append(item)
@@ -45,9 +51,12 @@ def _before() -> None:
 def _in_parent() -> None:
     while _held:
         _held.pop()._lock.release()
+    _forking.release()
 
 
 def _in_child() -> None:
+    global _forking
+    _forking = threading.RLock()
     while _held:
         _held.pop()._lock = threading.RLock()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -107,6 +107,12 @@ class MetaNER(nn.Module, ModelHubMixin):
             any_script=settings.script == "known",
         )
         self._settings, self.words = settings, words
+
+    @torch.inference_mode(False)  # weights made in a caller's could never be adapted
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> MetaNER:
+        """What `to`, `double`, `cuda` and others of their kind do."""
+        moved: MetaNER = super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return moved
 
     @torch.inference_mode(False)  # a copy born in a caller's could never be adapted
     def __deepcopy__(self, memo: dict[int, object]) -> MetaNER:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from operator import index
+from typing import SupportsIndex
 
 from pymetaner.errors import DataError, LengthMismatchError, SpanError, TagError
 
@@ -44,7 +46,7 @@ class Sentence:
     Raises:
         LengthMismatchError: if tags or spans are not one a word.
         TagError: if a tag is not IOB2.
-        SpanError: if spans overlap, are empty, or leave the source.
+        SpanError: if spans are not pairs of whole numbers, overlap, are empty, or leave the source.
 
     Example:
         >>> Sentence(("Ada", "Lovelace", "slept"), ("B-PER", "I-PER", "O")).entities
@@ -65,7 +67,8 @@ class Sentence:
         object.__setattr__(self, "words", tuple(self.words))
         object.__setattr__(self, "tags", None if self.tags is None else tuple(self.tags))
         object.__setattr__(self, "source", self.source if isinstance(self.source, str) else tuple(self.source))
-        object.__setattr__(self, "spans", tuple((start, end) for start, end in self.spans))
+        if self.spans:
+            object.__setattr__(self, "spans", _spans(self.spans))
         if not all(isinstance(word, str) for word in self.words):
             raise DataError(f"the words {self.words[:5]!r} are not all strings: expected strings")
         for tag in self.tags or ():
@@ -118,6 +121,14 @@ class Sentence:
     def with_tags(self, tags: Iterable[str] | None) -> Sentence:
         """The same words with other tags."""
         return replace(self, tags=None if tags is None else tuple(tags))
+
+
+def _spans(spans: Iterable[Iterable[SupportsIndex]]) -> tuple[tuple[int, int], ...]:
+    """The spans as ints of Python, which a file can hold."""
+    try:
+        return tuple((index(start), index(end)) for start, end in spans)
+    except (TypeError, ValueError) as error:
+        raise SpanError(f"spans={spans!r:.60}: expected pairs of whole numbers, start and end ({error})") from error
 
 
 def is_text(token: str) -> bool:

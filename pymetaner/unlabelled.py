@@ -87,12 +87,15 @@ def self_train(
     Raises:
         InputError: if `texts` holds something that is not text.
         EmptyDataError: if no text has a word.
+        EncoderMismatchError: if the model's memory was made for another model.
         SettingError: if a setting is out of range.
 
     Example:
         >>> italian = pymetaner.self_train(model, lines, progress=True)  # doctest: +SKIP
         >>> italian.save_pretrained("italian")  # doctest: +SKIP
     """
+    if len(model.memory):
+        model.memory.check(model)  # before the work, since the new model gets a copy
     rate = step_size(model, lr, "adamw")
     how = FineTuning(rate, steps, mask_probability=mask_probability, interpolation=_OF_THE_WAY, seed=seed)
     computation = Computation(precision=precision, progress=progress)

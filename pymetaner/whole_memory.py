@@ -91,7 +91,7 @@ class _Kept:
 
 
 def model_of_memory(model: MetaNER, memory: Memory, how: FineTuning, computation: Computation) -> MetaNER:
-    """The model fine-tuned on all sentences of a memory that is not empty.
+    """The model fine-tuned on all sentences of a memory; the model itself if there is none.
 
     It learns at the first call, and again when the memory, the weights or the settings have changed; threads that
     ask meanwhile wait for it.
@@ -104,6 +104,8 @@ def model_of_memory(model: MetaNER, memory: Memory, how: FineTuning, computation
         if kept.model is None or kept.state != state:
             kept.model = None  # the weights of two need not fit into memory
             supports = [sentence for _, sentence in memory]
+            if not supports:  # emptied while this waited
+                return model
             kept.model = fine_tuned_model(model, supports, how, computation)
             kept.state = state
         return kept.model

@@ -19,9 +19,9 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
-from pymetaner.errors import SettingError
+from pymetaner.errors import DataError, SettingError
 from pymetaner.script import has_han, other_scripts
-from pymetaner.sentence import Sentence
+from pymetaner.sentence import Sentence, is_text
 
 __all__ = ["IGNORE", "Batch", "OtherLabels", "Window", "WordRows", "WordTokenizer", "make_batch", "pack", "pad_hidden"]
 
@@ -172,6 +172,9 @@ class WordTokenizer:
             return known
         if len(known) > _CACHED_WORDS:
             known = self._pieces = {word: known[word] for word in words if word in known}
+        if not all(map(is_text, unknown)):
+            wrong = next(word for word in unknown if not is_text(word))
+            raise DataError(f"the word {wrong!r} has a lone surrogate, which is not text: decode the data properly")
         variants = [[word, *(other_scripts(word) if self.any_script and has_han(word) else ())] for word in unknown]
         written = [self._space + variant for several in variants for variant in several]
         encoded = iter(self.tokenizer(written, add_special_tokens=False, verbose=False)["input_ids"])

@@ -21,10 +21,12 @@ from pymetaner.checks import LARGEST_SEED, keep, number, step_sizes, whole
 from pymetaner.engine.moving import MovingWeights
 from pymetaner.engine.precision import computing_in
 from pymetaner.engine.task import Computation, InnerStep, Task, Work
+from pymetaner.errors import EmptyDataError
 from pymetaner.forks import anew_in_child
 from pymetaner.model import MetaNER
 from pymetaner.objective import BaseObjective, check_finite
 from pymetaner.progress import track
+from pymetaner.randomness import seeding
 from pymetaner.reading import word_logits
 from pymetaner.sentence import Sentence
 from pymetaner.settings import STEP_SIZES
@@ -110,6 +112,7 @@ def fine_tuned_model(
         computation: precision and progress.
 
     Raises:
+        EmptyDataError: if no support has a word.
         SettingError: if there are not as many step sizes as layers, or the precision does not fit the model.
         NumericsError: if the steps are so large that the loss or a weight is no number any more.
     """
@@ -119,6 +122,8 @@ def fine_tuned_model(
         learner = MetaNER(network, model.tokenizer, labels=model.labels, settings=model.settings)
         tag_ids = [model.labels.encode(support.tags or ()) for support in supports]
         windows = model.words.windows(supports)
+        if not windows:
+            raise EmptyDataError("there is no sentence with a word to learn from")
         if model.tokenizer.mask_token_id is None:
             how = replace(how, mask_probability=0.0)
         objective = BaseObjective(learner, windows, tag_ids, how)
@@ -126,10 +131,8 @@ def fine_tuned_model(
         optimizer = _optimizer(weights, moving.rates)
         means = {name: torch.zeros_like(weight) for name, weight in weights.items()}
         averaged = 0
-        # Dropout draws from torch's own generators, which threads share; they are as they were afterwards.
-        devices = [model.device] if model.device.type == "cuda" else []
-        with _one_at_a_time, torch.random.fork_rng(devices=devices):
-            torch.manual_seed(how.seed)
+        with _one_at_a_time, seeding(model.device) as seed:  # threads share what dropout draws from
+            seed(how.seed)
             for step in track(range(steps), "learning", computation.progress):
                 with computing_in(computation.precision, network):
                     check_finite(step + 1, objective.backward(step, 1.0))

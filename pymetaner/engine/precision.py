@@ -29,15 +29,16 @@ def computing_in(precision: Precision, network: torch.nn.Module) -> Iterator[Non
     ``"bf16"`` is autocast, of this thread alone; weights stay what they are.
 
     Raises:
-        SettingError: for tf32 without CUDA, or a precision below that of a float64 model.
+        SettingError: for tf32 without CUDA, or a precision that float64 or float16 weights do not go with.
     """
     weight = next(network.parameters())
     if precision == "fp32":
         with torch.autocast(weight.device.type, enabled=False):  # a caller's own would round what is kept for later
             yield
         return
-    if weight.dtype == torch.float64:
-        raise SettingError(f"precision={precision!r} for a float64 model: expected 'fp32', which leaves it in float64")
+    if weight.dtype in (torch.float64, torch.float16):
+        kind = str(weight.dtype).removeprefix("torch.")
+        raise SettingError(f"precision={precision!r} for a {kind} model: expected 'fp32', which leaves it in {kind}")
     if precision == "bf16":
         with torch.autocast(weight.device.type, torch.bfloat16):
             yield

@@ -19,8 +19,8 @@ Item = TypeVar("Item", bound=np.generic)
 class Bank:
     """Unit vectors and their ids, ascending by id.
 
-    `ids`, `vectors` and `rows` are snapshots: an append writes only behind them, a removal copies what stays. So a
-    search may go on reading them without a lock while the bank changes.
+    `ids`, `vectors` and `rows` are snapshots: an append writes only behind them. So a search may go on reading them
+    without a lock while the bank grows.
 
     Args:
         dim: the length of a vector.
@@ -28,7 +28,7 @@ class Bank:
     Example:
         >>> bank = Bank(2)
         >>> bank.append(np.array([3, 7]), np.array([[1, 0], [0, 1]], np.float32))
-        >>> bank.keep(np.array([7]))
+        >>> bank = bank.kept(np.array([7]))
         >>> bank.ids, bank.vectors
         (array([7]), array([[0., 1.]], dtype=float32))
     """
@@ -78,11 +78,13 @@ class Bank:
         self._ids[len(self) : count] = ids
         self._rows.append(vectors)  # last: whoever reads without the lock sees only complete rows
 
-    def keep(self, ids: NDArray[np.int64]) -> None:
-        """Drops every row whose id is not among `ids`."""
+    def kept(self, ids: NDArray[np.int64]) -> Bank:
+        """A bank of the rows whose id is among `ids`."""
         rows = np.flatnonzero(np.isin(self._ids[: len(self)], ids))
-        self._ids = self._ids[rows]
-        self._rows.keep(rows)
+        bank = Bank(self.dim)
+        bank._ids, bank._rows = self._ids[rows], self.rows
+        bank._rows.keep(rows)
+        return bank
 
 
 def as_id(key: Any) -> int:

@@ -67,17 +67,18 @@ def rebuild(mirror: Mirror, encoder: SentenceEncoder, progress: bool) -> None:
     vectors: dict[int, NDArray[np.float32]] = {}
     while True:
         with mirror.locked() as store, store.reading():
-            file = store.identity
+            file = store.identity.id
             fresh = store.fetch(key for key in store.ids().tolist() if key not in vectors)
         if fresh:
             vectors.update(zip(fresh, embed(encoder, list(fresh.values()), progress=progress), strict=True))
         with mirror.locked() as store:
             with store.writing():
                 ids = store.ids().tolist()
-                if store.identity != file:
+                if store.identity.id != file:
                     vectors.clear()  # of another file's sentences
                 if not vectors.keys() >= set(ids):
                     continue  # some were added meanwhile
+                check_types(encoder, store.types(), store.place)  # theirs too
                 store.replace_vectors({key: vectors[key] for key in ids}, fingerprint, dim)
             mirror.restart(encoder)
         return

@@ -139,8 +139,8 @@ class Contents:
     def __getitem__(self, key: int) -> Sentence:
         wanted = as_id(key)
         with self._mirror.current() as store:
-            if wanted in self._mirror.bank:
-                return self._mirror.fetch(store, [wanted])[wanted]
+            if wanted in self._mirror.bank and (found := self._mirror.fetch(store, [wanted])):
+                return found[wanted]
         raise KeyError(f"the memory has no sentence {wanted}")
 
     def __contains__(self, item: object) -> bool:
@@ -157,10 +157,18 @@ def absolute(path: str | os.PathLike[str]) -> Path:
 
     Raises:
         SettingError: if it is not a path.
+        MemoryFileError: if the system cannot look there: a name that is too long, a folder that may not be read.
     """
     try:
         if "\0" in (name := os.fspath(path)):
             raise ValueError("it holds a null character")
-        return Path(os.path.abspath(name))
+        file = Path(os.path.abspath(name))
     except (TypeError, ValueError) as error:
         raise SettingError(f"{path!r} is not a path ({error}): give the path of a file") from error
+    try:
+        os.stat(f"{file}-journal")  # the longest name of what SQLite puts beside it
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError as error:
+        raise MemoryFileError(f"{file} cannot be used ({error.strerror}): give another path") from error
+    return file

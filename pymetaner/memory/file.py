@@ -11,7 +11,7 @@ import secrets
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
 from pymetaner.errors import MemoryFileError, MemoryReadOnlyError, PymetanerError, SaveError
@@ -21,6 +21,7 @@ __all__ = [
     "copy_file",
     "create_file",
     "create_in_ram",
+    "held",
     "is_database",
     "load_file",
     "open_file",
@@ -281,6 +282,31 @@ def settle(path: Path) -> None:
         )
 
 
+@contextmanager
+def held(path: Path) -> Iterator[None]:
+    """Keeps others from writing to a file that is to be replaced, if it is a database: they would lose that.
+
+    Not on Windows, where an open file cannot be replaced.
+
+    Raises:
+        SaveError: if it is open elsewhere, and written to.
+    """
+    settle(path)
+    if os.name == "nt" or not is_database(path):
+        yield
+        return
+    with ExitStack() as stack:
+        try:
+            connection = stack.enter_context(closing(_connect(_uri(path, "rw"))))
+            connection.execute("PRAGMA journal_mode=DELETE").fetchall()  # no log beside it
+            connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.Error as error:
+            if "locked" in str(error):
+                raise SaveError(f"{path} is in use elsewhere; nothing was written: close it there first") from error
+            # Else it is damaged, or nobody may write to it.
+        yield
+
+
 def _companions(path: Path) -> list[Path]:
     return [path.with_name(path.name + ending) for ending in ("-wal", "-journal")]
 
@@ -288,7 +314,7 @@ def _companions(path: Path) -> list[Path]:
 @contextmanager
 def _beside(path: Path) -> Iterator[Path]:
     """The name of a new file in the same folder, so that it can take the place of `path`; gone afterwards."""
-    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
+    temporary = path.with_name(f"pymetaner-{secrets.token_hex(8)}.tmp")  # as short, however long the other is
     try:
         yield temporary
     finally:

@@ -207,10 +207,12 @@ class Memory(Contents):
         # calibration.py stands above this module; the method is here for those who look for it on the memory.
         from pymetaner.calibration import calibrate
 
+        reading, _ = self.version()
         found = calibrate(self.encoder, self, **settings)  # type: ignore[arg-type]  # a memory of a model has a model
         if not self.read_only:
             with self._mirror.changing() as store:
-                store.write_note(CALIBRATION, json.dumps(found.arguments))
+                if len(self._mirror.bank) and self._mirror.readings == reading:  # else emptied or rebuilt meanwhile
+                    store.write_note(CALIBRATION, json.dumps(found.arguments))
         return found
 
     def import_file(
@@ -252,12 +254,14 @@ class Memory(Contents):
         """
         with tempfile.TemporaryDirectory() as folder:
             copy = Path(folder) / "memory.sqlite"
-            self.save(copy)
+            with self._mirror.locked() as store:
+                store.copy_to(copy)
+                places = store.places.copy()
             memory = Memory.load(encoder, copy, rebuild=encoder.fingerprint != self.encoder.fingerprint)
-        with self._mirror.locked() as own, memory._mirror.changing() as store:
+        with memory._mirror.changing() as store:
             if not calibration:
                 store.write_note(CALIBRATION, None)
-            store.places.update(own.places)
+            store.places = places
         return memory
 
     def save(self, path: str | os.PathLike[str]) -> None:

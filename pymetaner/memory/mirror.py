@@ -56,7 +56,7 @@ class Mirror(ForkSafe):
         with self._lock:
             if self._store is None:
                 raise MemoryFileError("this memory is closed: open it again with Memory(encoder, path)")
-            if self._store.replaced:
+            if self._store.identity.replaced:
                 self._store.suspend()
             if self._store.suspended:
                 if not self._store.resume():
@@ -103,6 +103,8 @@ class Mirror(ForkSafe):
         """The sentences with these ids, as far as there are any."""
         found: dict[int, Sentence | None] = {key: self._cache.pop(key, None) for key in ids}
         read = store.fetch(key for key, sentence in found.items() if sentence is None)
+        if any(sentence is None and key not in read and key in self.bank for key, sentence in found.items()):
+            self.bank = self.bank.kept(store.ids())  # deleted by other means than a memory's, which count removals
         sentences = {key: sentence or read[key] for key, sentence in found.items() if sentence or key in read}
         self._cache.update(sentences)  # behind the others: the front is what was asked for longest ago
         for key in list(islice(self._cache, max(0, len(self._cache) - CACHED_SENTENCES))):
@@ -131,7 +133,7 @@ class Mirror(ForkSafe):
             self.readings += 1
         elif facts.removals != self.facts.removals:
             self._types = None
-            self.bank.keep(store.ids())
+            self.bank = self.bank.kept(store.ids())
         for rows in store.rows(self.bank.last, facts.dim):
             check_types(self.encoder, rows.types, store.place)
             self.bank.append(rows.ids, rows.vectors)

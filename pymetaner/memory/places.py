@@ -23,9 +23,11 @@ class Places:
         """Notes down that a file holds what a database does now."""
         self._states[path.resolve()] = _state(connection)
 
-    def update(self, others: Places) -> None:
-        """Takes over what others remember."""
-        self._states |= others._states
+    def copy(self) -> Places:
+        """One that remembers the same."""
+        places = Places()
+        places._states = dict(self._states)
+        return places
 
     def check(self, path: Path) -> None:
         """Checks that a file is in the state that is remembered, or gone; one that is not remembered passes.

@@ -52,7 +52,7 @@ def search(
         raise SettingError(f"{len(itself)} items to exclude for {len(queries)} queries: give one a query")
     while True:
         with mirror.current() as store:
-            file, ids, bank = store.identity, mirror.bank.ids, mirror.bank.rows
+            reading, ids, bank = mirror.readings, mirror.bank.ids, mirror.bank.rows
             excluded = [ids_of(store, item) for item in itself]
         if not len(ids) or not len(queries):
             return [[] for _ in queries]
@@ -60,7 +60,7 @@ def search(
             raise EncoderMismatchError(
                 f"queries of {queries.shape[1]} dimensions for a memory of {bank.dim}: embed them with its encoder"
             )
-        scores, rows = bank.search(queries, min(k + max(map(len, excluded)), len(ids)))
+        scores, rows = bank.search(queries, min(int(k) + max(map(len, excluded)), len(ids)))
         best = [
             [(key, score) for key, score in zip(keys, row, strict=True) if key not in out][:k]
             for keys, row, out in zip(ids[rows].tolist(), scores.tolist(), excluded, strict=True)
@@ -68,7 +68,7 @@ def search(
         wanted = {key for row in best for key, _ in row}
         with mirror.current() as store:
             found = mirror.fetch(store, wanted)
-            same = store.identity == file
+            same = mirror.readings == reading
         if same and found.keys() == wanted:  # else one was removed, or the file replaced, meanwhile: look again
             return [[Hit(key, found[key], score) for key, score in row] for row in best]
 

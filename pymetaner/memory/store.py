@@ -17,11 +17,13 @@ from pymetaner.memory.file import (
     copy_file,
     create_file,
     create_in_ram,
+    held,
     load_file,
     open_file,
     translated,
     write_ahead,
 )
+from pymetaner.memory.identity import Identity
 from pymetaner.memory.places import Places
 from pymetaner.memory.records import CHECKSUM_BYTES, Key, Record, unpack
 from pymetaner.memory.rows import Rows, all_types, as_rows, sealed
@@ -59,23 +61,23 @@ class Store:
     and turn SQLite's errors into those of pymetaner.
 
     Args:
-        connection: the database.
+        connection: the database; None for that of a file that is still to be opened, by `resume`.
         path: its file, None if it is in RAM.
         read_only: refuse to write.
 
     Attributes:
         place: where it is, for messages.
-        identity: which file is open (device and inode); None if it is in RAM.
+        identity: which file is open.
         places: the files that it was read from or saved to.
     """
 
-    def __init__(self, connection: sqlite3.Connection, path: Path | None, *, read_only: bool = False) -> None:
-        self._connection: sqlite3.Connection | None = connection
+    def __init__(self, connection: sqlite3.Connection | None, path: Path | None, *, read_only: bool = False) -> None:
+        self._connection = connection
         self.path = path
         self.read_only = read_only
         self.place = "the memory in RAM" if path is None else f"the memory {path}"
         self._logging = False
-        self.identity = _identity(path)
+        self.identity = Identity(path)
         self.places = Places()
 
     @classmethod
@@ -93,12 +95,16 @@ class Store:
             SaveError: if it cannot be made.
         """
         create_file(path, Facts(fingerprint, dim)._asdict())
-        return cls(open_file(path, read_only=False), path)
+        store = cls(None, path)
+        store.resume()
+        return store
 
     @classmethod
     def read_only_at(cls, path: Path) -> Store:
         """The one in a file, for reading only."""
-        return cls(open_file(path, read_only=True), path, read_only=True)
+        store = cls(None, path, read_only=True)
+        store.resume()
+        return store
 
     @classmethod
     def copy_of(cls, path: Path) -> Store:
@@ -134,28 +140,48 @@ class Store:
             yield
             return
         with translated(self.place):
-            self._database.execute("BEGIN")
             try:
+                self._database.execute("BEGIN")
                 yield
             finally:
-                self._database.execute("COMMIT")
+                if self._database.in_transaction:
+                    self._database.execute("COMMIT")
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """All or nothing: an error inside takes back every change; at the end the changes are on disk."""
+        """All or nothing: an error inside takes back every change; at the end the changes are on disk.
+
+        Raises:
+            MemoryFileError: if another file took the place of its own while this waited to write.
+        """
         self.check_writable()
         with translated(self.place, writing=True):
-            if not self._logging:
-                write_ahead(self._database)
-                self._logging = True
-            self._database.execute("BEGIN IMMEDIATE")
             try:
+                self._begin_writing()
                 yield
                 self._database.execute("COMMIT")
             except BaseException:
                 if self._database.in_transaction:
                     self._database.execute("ROLLBACK")
                 raise
+
+    def _begin_writing(self) -> None:
+        try:
+            if not self._logging:
+                write_ahead(self._database)
+                self._logging = True
+            self._database.execute("BEGIN IMMEDIATE")
+        except sqlite3.Error:
+            self._check_not_replaced()  # which SQLite notices too, and refuses to write
+            raise
+        self._check_not_replaced()
+
+    def _check_not_replaced(self) -> None:
+        if self.identity.replaced:
+            raise MemoryFileError(
+                f"{self.place} was replaced by another file while this waited to write there; nothing was written: "
+                "try again"
+            )
 
     def version(self) -> int:
         """A number that changes when, and only when, another connection has changed the file."""
@@ -272,10 +298,16 @@ class Store:
         """
         if self.is_at(path):
             return
-        self.check_unchanged(path)
+        with held(path):
+            self.check_unchanged(path)
+            with self.reading():
+                copy_file(self._database, path)
+                self.places.remember(path, self._database)
+
+    def copy_to(self, path: Path) -> None:
+        """Writes a consistent copy where there is no memory yet, which is not remembered."""
         with self.reading():
             copy_file(self._database, path)
-            self.places.remember(path, self._database)
 
     def check_unchanged(self, path: Path) -> None:
         """Raises SaveError if others have changed a file since this memory was read from it or saved to it."""
@@ -301,30 +333,15 @@ class Store:
         """Closes the connection of a file until `resume`; not in the middle of a transaction."""
         if self.path is not None and self._connection is not None and not self._connection.in_transaction:
             self.close()
+            self.identity.closed()
 
     def _damaged(self, what: str) -> MemoryFileError:
         return MemoryFileError(f"{self.place} is damaged ({what}): restore it from a copy")
 
-    @property
-    def replaced(self) -> bool:
-        """Whether its path now leads to another file than the one that is open."""
-        now = _identity(self.path)
-        return now is not None and now != self.identity
-
     def resume(self) -> bool:
-        """Opens it again; False if there is another file now, so that nothing known of the old one holds."""
+        """Opens it; False if there may be another file now, so that nothing known of the old one holds."""
         assert self.path is not None
-        now = _identity(self.path)  # before it is opened: a file that comes between is noticed the next time
+        same = self.identity.opening()
         self._connection = open_file(self.path, read_only=self.read_only)
         self._logging = False
-        before, self.identity = self.identity, now
-        return before == now
-
-
-def _identity(path: Path | None) -> tuple[int, int] | None:
-    """Which file a path leads to; None if to none."""
-    try:
-        found = None if path is None else path.stat()
-    except OSError:
-        return None
-    return found and (found.st_dev, found.st_ino)
+        return same

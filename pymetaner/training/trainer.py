@@ -24,6 +24,7 @@ from pymetaner.model import MetaNER
 from pymetaner.network import adapted_parameters, fingerprint_of
 from pymetaner.objective import BaseObjective, Objective, check_finite
 from pymetaner.progress import bar
+from pymetaner.randomness import seeding
 from pymetaner.sentence import Sentence, check_sentences
 from pymetaner.training.meta import MetaObjective
 from pymetaner.training.settings import MetaSettings, TrainSettings
@@ -122,11 +123,11 @@ def train(
     started_at = step
 
     try:
-        with torch.random.fork_rng(devices=[]), bar(progress) as progress_bar:
+        with seeding(model.device) as seed, bar(progress) as progress_bar:
             task = progress_bar.add_task("training", total=settings.steps, completed=step)
             while step < settings.steps:
                 # The randomness of a step depends on the seed and the step alone, so a resumed run draws the same.
-                torch.manual_seed(settings.seed * 1_000_003 + step)
+                seed(settings.seed * 1_000_003 + step)
                 optimizer.zero_grad(set_to_none=True)
                 share = _schedule(step, settings)
                 with computing_in(settings.precision, network):

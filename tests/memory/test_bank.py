@@ -23,7 +23,7 @@ def test_any_appends_and_removals(steps: list[int | set[int]]) -> None:
             bank.append(np.array(new, np.int64), rows(new))
             expected = expected + new
         else:
-            bank.keep(np.array(sorted(step), np.int64))
+            bank = bank.kept(np.array(sorted(step), np.int64))
             expected = [key for key in expected if key in step]
         assert bank.ids.tolist() == expected and len(bank) == len(expected)
         assert bank.last == (expected[-1] if expected else 0)
