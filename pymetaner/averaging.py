@@ -77,7 +77,7 @@ def _check_alike(models: list[MetaNER]) -> None:
                 "trained from one encoder with the same freeze_layers"
             )
         cosine = float(torch.cosine_similarity(head, _head(model), dim=0))
-        if cosine < _ALIKE:
+        if not cosine >= _ALIKE:  # of weights that are no numbers there is none
             raise UnsupportedModelError(
                 f"the head of model {i} has nothing in common with that of the first (cosine {cosine:.2f}), so that "
                 "their mean would tag badly: average models trained from MetaNER.from_encoder with one and the same "

@@ -40,7 +40,7 @@ from pymetaner.errors import (
     SettingError,
     UnsupportedModelError,
 )
-from pymetaner.files import CONFIG, MEMORY, SETTINGS
+from pymetaner.files import CONFIG, MEMORY, SETTINGS, STAGE
 from pymetaner.labels import LabelScheme
 from pymetaner.memory import Memory
 from pymetaner.network import head_of, longest_window
@@ -261,7 +261,7 @@ def save(model: MetaNER, folder: Path, *, packed: bool = False, with_memory: boo
         memory.check(model)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        stage = Path(tempfile.mkdtemp(prefix=".saving-", dir=folder))
+        stage = Path(tempfile.mkdtemp(prefix=STAGE, dir=folder))
     except OSError as error:
         raise SaveError(f"the model cannot be saved to {folder}: {error}") from error
     try:

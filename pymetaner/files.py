@@ -9,10 +9,18 @@ from pathlib import Path
 
 from pymetaner.errors import SaveError
 
-__all__ = ["CHECKPOINT", "CONFIG", "MEMORY", "REPORT", "SETTINGS", "write_atomically"]
+__all__ = ["CHECKPOINT", "CONFIG", "MEMORY", "REPORT", "SETTINGS", "STAGE", "unfinished", "write_atomically"]
 
 CONFIG, SETTINGS, MEMORY = "config.json", "pymetaner.json", "memory.sqlite"  # in a model's folder
 CHECKPOINT, REPORT = "checkpoint.safetensors", "training.json"  # in the folder of a training run
+
+STAGE = ".saving-"
+"""How the name of the folder begins in which a model is put together."""
+
+
+def unfinished(path: Path) -> Path:
+    """How the name of a file begins that is to take the place of another."""
+    return path.with_name(f".{path.name}-")
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -22,7 +30,7 @@ def write_atomically(path: Path, data: bytes) -> None:
         SaveError: if it cannot be written.
     """
     try:
-        temporary = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
+        temporary = Path(f"{unfinished(path)}{secrets.token_hex(4)}")
     except ValueError as error:
         raise SaveError(f"{path} is no name of a file ({error})") from error
     try:

@@ -51,6 +51,8 @@ def _four_bits(matrix: NDArray[np.float32]) -> tuple[NDArray[np.uint8], NDArray[
     """Nibbles and scales that give the matrix back exactly, or None if there are none."""
     blocks = matrix.reshape(-1, BLOCK)
     largest = np.abs(blocks).max(axis=1)
+    if not np.isfinite(largest).all():
+        return None
     scale = np.zeros(len(blocks), dtype=np.float32)
     open_rows = np.flatnonzero(largest > 0)
     # The largest value of a block is m * scale for some m in 1..8 (up to sign): try each.
@@ -62,6 +64,7 @@ def _four_bits(matrix: NDArray[np.float32]) -> tuple[NDArray[np.uint8], NDArray[
         usable = (candidate > 0) & np.isfinite(candidate)
         steps = np.rint(blocks[open_rows] / np.where(usable, candidate, 1)[:, None])
         exact = usable & (steps * candidate[:, None] == blocks[open_rows]).all(axis=1)
+        exact &= np.abs(steps).max(axis=1) <= 8  # a scale near 0 is rounded coarsely
         # Nibbles reach from -8 to 7, so a block whose largest value is +8 steps takes the scale with its sign turned.
         turned = exact & (steps.max(axis=1) > 7)
         exact &= ~(turned & (steps.min(axis=1) < -7))

@@ -4,7 +4,6 @@
 #include <atomic>
 #include <exception>
 #include <mutex>
-#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -30,8 +29,8 @@ void parallel_for(std::int64_t tasks, int threads, const std::function<void(std:
     pool.reserve(static_cast<std::size_t>(std::max(helpers, 0)));
     try {
         for (int worker = 1; worker <= helpers; ++worker) pool.emplace_back(work, worker);
-    } catch (const std::system_error&) {
-        // No more threads to be had: those that started, and the caller, do all of it.
+    } catch (...) {
+        // No more threads, or no memory for them: those that started, and the caller, do all of it.
     }
     work(0);
     for (std::thread& thread : pool) thread.join();

@@ -179,7 +179,7 @@ int room_of(std::int64_t k) {
 }
 
 constexpr std::int64_t kMaximaBytes = std::int64_t{1} << 28;  // of a batch of queries, about
-constexpr std::int64_t kFewFloats = 12 * 1024;                // queries that shared memory holds on every device
+constexpr std::int64_t kFewFloats = 12 * 1024 - 64;           // of queries: 48 KB hold them and a block's sums
 constexpr std::int64_t kManyRows = 1 << 16;                   // from here on maxima of 16 rows: fewer bytes
 
 }  // namespace

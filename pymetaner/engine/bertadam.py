@@ -113,6 +113,8 @@ class BertAdam(torch.optim.Optimizer):
                     weight_decay=group["weight_decay"],
                     clip=group["clip"],
                 )
+                # Which the fused step leaves as it was, so that what was computed before would pass for up to date.
+                torch.autograd.graph.increment_version(parameter)
 
 
 def first_step_(gradient: Tensor) -> Tensor:

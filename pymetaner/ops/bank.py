@@ -91,25 +91,20 @@ class CosineBank:
             arrays, encoded = self._arrays, self._encoded
         arrays.vectors[self._count : count] = rows
         if backend() == "native":
-            try:
-                arrays.encode(encoded, count)
-            except ValueError as error:  # a row of a damaged file
-                raise InputError(f"{error}; the bank stays as it was") from None
+            arrays.encode(encoded, count)
             encoded = count
         # The count last: whoever reads without a lock sees only complete rows.
         self._arrays, self._encoded, self._count = arrays, encoded, count
 
     def keep(self, rows: NDArray[np.integer[Any]]) -> None:
         """Drops every vector whose index is not among `rows` (n,), which must ascend."""
-        kept = CosineBank(self.dim)
-        kept._arrays = _Arrays.empty(self.dim, _room(len(rows)))
-        np.take(self._arrays.vectors[: self._count], rows, axis=0, out=kept._arrays.vectors[: len(rows)], mode="clip")
+        count, encoded = len(rows), 0
+        arrays = _Arrays.empty(self.dim, _room(count))
+        np.take(self._arrays.vectors[: self._count], rows, axis=0, out=arrays.vectors[:count], mode="clip")
         if backend() == "native":
-            kept._arrays.encode(0, len(rows))
-            self._encoded = len(rows)
-        else:
-            self._encoded = 0
-        self._arrays, self._count = kept._arrays, len(rows)
+            arrays.encode(0, count)
+            encoded = count
+        self._arrays, self._encoded, self._count = arrays, encoded, count
 
     def snapshot(self) -> CosineBank:
         """A bank of the vectors as they are now, without a copy. What is appended to either is not in the other."""
@@ -226,14 +221,21 @@ class _Arrays(tuple[NDArray[Any], ...]):
         return other
 
     def encode(self, old: int, count: int) -> None:
-        """Encodes rows [old, count). What searches of the first `old` rows read is not touched."""
+        """Encodes rows [old, count). What searches of the first `old` rows read is not touched.
+
+        Raises:
+            InputError: if a row, of a damaged file, is not finite.
+        """
         first = old // _PANEL * _PANEL
         vectors, center, _, codes, terms = self.first(count)
-        if old == 0:
-            center[:] = extension().bank_center(vectors)
         norms = np.empty(count - first)
         behind = (codes[first // _PANEL :], terms[first // _PANEL :])
-        extension().encode_bank(vectors[first:], center, norms, *behind, torch.get_num_threads())
+        try:
+            if old == 0:
+                center[:] = extension().bank_center(vectors)
+            extension().encode_bank(vectors[first:], center, norms, *behind, torch.get_num_threads())
+        except ValueError as error:
+            raise InputError(f"{error}; the bank stays as it was") from None
         self.norms[old:count] = norms[old - first :]
 
     def check(self) -> None:
@@ -257,7 +259,7 @@ def _plain(queries: object, dim: int, k: object, exclude: object, count: int) ->
     """Whether nothing is wrong with the arguments of a search; what is wrong, `cosine_topk` explains."""
     if not isinstance(queries, np.ndarray) or queries.ndim != 2 or queries.shape[1] != dim:
         return False
-    if queries.dtype.kind != "f" or isinstance(k, bool) or not isinstance(k, int) or k < 1:
+    if queries.dtype.kind != "f" or isinstance(k, bool) or not isinstance(k, int) or not 1 <= k < 2**63:
         return False
     if exclude is None:
         return True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from pymetaner.ops.backends import extension, plain, runs_natively, transformed
 __all__ = ["masked_token_loss", "masked_token_loss_reference", "masked_token_loss_with_gradient"]
 
 
+_LARGEST = sys.float_info.max  # an int may be larger
 _DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -136,10 +137,10 @@ def _check(logits: object, labels: object, lambda_max: object, ignore_index: obj
         )
     if labels.device != logits.device:
         raise InputError(f"logits are on {logits.device} and labels on {labels.device}: move one to the other")
-    if isinstance(lambda_max, bool) or not isinstance(lambda_max, (int, float)) or not 0 <= lambda_max < math.inf:
+    if isinstance(lambda_max, bool) or not isinstance(lambda_max, (int, float)) or not 0 <= lambda_max <= _LARGEST:
         raise SettingError(f"lambda_max is {lambda_max!r}: expected a finite number, 0 or more")
-    if isinstance(ignore_index, bool) or not isinstance(ignore_index, int):
-        raise SettingError(f"ignore_index is {ignore_index!r}: expected a whole number")
+    if isinstance(ignore_index, bool) or not isinstance(ignore_index, int) or not -(2**63) <= ignore_index < 2**63:
+        raise SettingError(f"ignore_index is {ignore_index!r}: expected a whole number of 64 bits")
     if sentence_weights is None:
         return
     if not isinstance(sentence_weights, Tensor) or sentence_weights.shape != logits.shape[:1]:

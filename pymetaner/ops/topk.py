@@ -20,6 +20,7 @@ IntArray = NDArray[np.int64]
 
 _LANES = 8  # as in csrc/cosine_topk/dot.hpp
 _CHUNK = 2**20  # float64 elements that the reference multiplies at a time: what a cache holds
+_SPLIT = 2.0**27 + 1  # parts a float64 into two halves whose products are exact
 _PANEL = 2**23  # float64 scores that it holds at a time
 
 
@@ -142,7 +143,22 @@ def _norms(rows: Tensor, name: str) -> Tensor:
     if not finite.all():
         position = int((~finite).nonzero()[0])
         raise InputError(f"{name} row {position} holds NaN or an infinity: give finite vectors")
-    return torch.where(squares > 0, squares, 1.0).sqrt() * (squares > 0)  # a square root has no gradient at 0
+    return _root(torch.where(squares > 0, squares, 1.0)) * (squares > 0)  # a square root has no gradient at 0
+
+
+def _root(squares: Tensor) -> Tensor:
+    """The square roots (n,) of positive numbers, rounded correctly; PyTorch's own may be one unit off on a CPU.
+
+    One step of Newton's method ends at the right one if it has the error of the square in full (Dekker 1971).
+    """
+    root = squares.sqrt()
+    near, wanted = root.detach(), squares.detach()
+    high = near * _SPLIT
+    high = high - (high - near)
+    low = near - high
+    product = near * near
+    lost = ((high * high - product) + 2 * high * low) + low * low  # near^2 - product
+    return root + ((wanted - product) - lost) / (2 * near)
 
 
 def _divided(x: Tensor, norm: Tensor) -> Tensor:

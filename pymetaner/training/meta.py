@@ -34,6 +34,9 @@ _RATES = "inner step sizes"
 class MetaObjective:
     """The loss of masked queries after the inner steps on their neighbours.
 
+    Attributes:
+        fingerprint: of the weights whose vectors picked the neighbours.
+
     Args:
         model: the model; its vectors pick the neighbours.
         sentences: labelled sentences, two or more.
@@ -60,8 +63,9 @@ class MetaObjective:
         self.outside, self.mask_id = masking(model, settings)
         self.inner = meta.inner()
         self.first = round(settings.steps * meta.plain_share)  # step in which tasks take inner steps
-        vectors = cls_vectors(model, sentences) if meta.vectors == "cls" else model.embed(sentences)
-        tasks = pseudo_tasks(sentences, vectors, meta.k, leave_out=meta.leave_out)
+        embedder = _cls_model(model) if meta.vectors == "cls" else model
+        self.fingerprint = embedder.fingerprint
+        tasks = pseudo_tasks(sentences, embedder.embed(sentences), meta.k, leave_out=meta.leave_out)
         self.batches = Batches(list(zip(tasks, tag_ids, strict=True)), settings)
         self.learner = _learner(model, settings, meta)
         self.groups = self.learner.groups
@@ -136,8 +140,12 @@ def _learner(model: MetaNER, settings: TrainSettings, meta: MetaSettings) -> Met
 
 def cls_vectors(model: MetaNER, sentences: Sequence[Sentence]) -> NDArray[np.float32]:
     """(n, d) unit vectors: the first hidden state that the encoder gives for each sentence after its last layer."""
+    return _cls_model(model).embed(sentences)
+
+
+def _cls_model(model: MetaNER) -> MetaNER:
     settings = replace(model.settings, freeze_layers=0, pooling="cls")
-    return MetaNER(model.network, model.tokenizer, labels=model.labels, settings=settings).embed(sentences)
+    return MetaNER(model.network, model.tokenizer, labels=model.labels, settings=settings)
 
 
 def pseudo_tasks(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from pymetaner.errors import ModelFileError, SettingError
-from pymetaner.files import CHECKPOINT, write_atomically
+from pymetaner.files import CHECKPOINT, STAGE, unfinished, write_atomically
 from pymetaner.model import MetaNER
 
 __all__ = ["TrainingState", "differing_settings"]
@@ -110,7 +111,15 @@ class TrainingState:
             raise
         except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
             raise ModelFileError(f"{self.path} is damaged ({error}): delete it to start anew") from error
+        self._sweep()
         return step
+
+    def _sweep(self) -> None:
+        """Removes what a run that was killed while it saved has left."""
+        for left in self.path.parent.glob(f"{unfinished(self.path).name}*"):
+            left.unlink(missing_ok=True)
+        for left in self.path.parent.glob(f"{STAGE}*"):
+            shutil.rmtree(left, ignore_errors=True)
 
     def load_best(self, model: MetaNER) -> None:
         """Put the best weights into the model."""

@@ -19,7 +19,7 @@ from pymetaner.engine import computing_in
 from pymetaner.engine.bertadam import BertAdam
 from pymetaner.errors import EmptyDataError, SettingError
 from pymetaner.evaluation import evaluate
-from pymetaner.files import CHECKPOINT, CONFIG, MEMORY, REPORT, write_atomically
+from pymetaner.files import CHECKPOINT, MEMORY, REPORT, write_atomically
 from pymetaner.model import MetaNER
 from pymetaner.network import adapted_parameters, fingerprint_of
 from pymetaner.objective import BaseObjective, Objective, check_finite
@@ -118,6 +118,8 @@ def train(
     optimizer = _optimizer(parameters.values(), objective.parameters.values(), settings)
     parameters |= objective.parameters
     run = _run(model, windows, tag_ids, dev, settings, meta)
+    if isinstance(objective, MetaObjective):  # which a run that was stopped may have moved
+        run["starting weights"] = objective.fingerprint
     state = TrainingState(folder, parameters, optimizer, run)
     step = state.restore()
     started_at = step
@@ -170,7 +172,7 @@ def train(
     state.load_best(model)
     if isinstance(objective, MetaObjective):
         model.settings = objective.settings_after(model.settings)
-    if isinstance(objective, MetaObjective) or not (folder / CONFIG).exists():
+    if isinstance(objective, MetaObjective) or state.best_step <= started_at:  # stopped before they were all saved
         save(model, folder, with_memory=False)
     state.discard()
     return report

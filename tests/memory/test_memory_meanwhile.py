@@ -1,0 +1,318 @@
+"""What others do, or an interrupt does, between two moments of one call."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from memory_fakes import FakeEncoder, edit, forked, joined, labelled, numbered
+
+from pymetaner.errors import LabelMismatchError, MemoryFileError, SaveError
+from pymetaner.forks import ForkSafe
+from pymetaner.memory import Memory
+from pymetaner.memory import file as memory_file
+from pymetaner.ops import CosineBank
+
+
+@contextmanager
+def writing_elsewhere(path: Path, at_the_end: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Another connection, in a thread, holds the write lock for a second."""
+    begun = threading.Event()
+
+    def hold() -> None:
+        connection = sqlite3.connect(path, isolation_level=None)
+        connection.execute("BEGIN IMMEDIATE")
+        begun.set()
+        time.sleep(1)
+        at_the_end()
+        connection.execute("ROLLBACK")
+        connection.close()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    begun.wait()
+    yield
+    thread.join()
+
+
+@contextmanager
+def alarm(seconds: float, error: type[BaseException]) -> Iterator[None]:
+    def stop(*_: object) -> None:
+        raise error
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_an_interrupt_while_waiting_to_write_leaves_no_lock_behind(encoder: FakeEncoder, path: Path) -> None:
+    with Memory(encoder, path) as memory, Memory(encoder, path) as other:
+        memory.add(numbered(0))
+        with writing_elsewhere(path), alarm(0.3, KeyboardInterrupt), pytest.raises(KeyboardInterrupt):
+            memory.add(numbered(1))
+        assert other.add(numbered(2)) == [2]
+        assert memory.add(numbered(3)) == [3] and len(memory) == 3
+
+
+def test_an_interrupt_in_a_removal_leaves_ids_and_vectors_together(
+    memory: Memory, encoder: FakeEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory.add([numbered(i) for i in range(4)])
+
+    def interrupted(*_: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch, pytest.raises(MemoryError):
+        patch.setattr(CosineBank, "keep", interrupted)
+        memory.remove(1)
+    assert memory.ids.tolist() == [2, 3, 4]
+    for i in (1, 2, 3):
+        hit = memory.search(encoder.embed([numbered(i)]), 1)[0][0]
+        assert (hit.id, hit.similarity) == (i + 1, 1)
+
+
+def test_rows_that_were_deleted_by_other_means_are_not_waited_for(encoder: FakeEncoder, path: Path) -> None:
+    with Memory(encoder, path) as memory:
+        memory.add([numbered(i) for i in range(3)])
+        edit(path, "DELETE FROM sentences WHERE id=1")
+        with alarm(30, TimeoutError):
+            assert [hit.id for hit in memory.search(encoder.embed([numbered(1)]), 3)[0]] == [2, 3]
+    with Memory(encoder, path) as memory:
+        edit(path, "DELETE FROM sentences WHERE id=2")
+        with pytest.raises(KeyError, match="no sentence 2"):
+            memory[2]
+        assert memory.ids.tolist() == [3]
+
+
+def test_others_wait_while_their_file_is_saved_over(
+    encoder: FakeEncoder, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What they add is in the new file, or refused: never told to be there, and gone."""
+    with Memory(encoder, path) as first:
+        first.add(numbered(0))
+    with Memory(encoder, path) as other:
+        mine = Memory.load(encoder, path)
+        mine.add(numbered(1))
+        added: list[object] = []
+
+        def add() -> None:
+            try:
+                added.extend(other.add([numbered(2)]))
+            except MemoryFileError as error:
+                added.append(error)
+
+        threads = [threading.Thread(target=add)]
+        sync = memory_file._sync
+
+        def slowly(place: Path) -> None:
+            if not threads[0].ident:
+                threads[0].start()
+                time.sleep(0.5)
+            sync(place)
+
+        monkeypatch.setattr(memory_file, "_sync", slowly)
+        mine.save(path)
+        threads[0].join()
+        assert isinstance(added[0], MemoryFileError) and "replaced" in str(added[0])
+        assert list(other) == list(mine)
+        assert other.add(numbered(2)) == [3]
+    with Memory(encoder, path) as again:
+        assert [s for _, s in again] == [numbered(i) for i in range(3)]
+
+
+def test_saving_over_a_file_that_stays_locked(
+    encoder: FakeEncoder, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Memory(encoder, path) as first:
+        first.add(numbered(0))
+    mine = Memory.load(encoder, path)
+    mine.add(numbered(1))
+    monkeypatch.setattr(memory_file, "BUSY_SECONDS", 0.1)
+    with writing_elsewhere(path), pytest.raises(SaveError, match="in use elsewhere"):
+        mine.save(path)
+    mine.save(path)
+    with Memory(encoder, path) as again:
+        assert len(again) == 2
+
+
+def test_another_file_while_it_waits_to_write(encoder: FakeEncoder, path: Path, tmp_path: Path) -> None:
+    new = tmp_path / "new.sqlite"
+    with Memory(encoder, new) as other:
+        other.add(numbered(5))
+    with Memory(encoder, path) as memory:
+        memory.add(numbered(0))
+        memory.close()
+    with Memory(encoder, path) as memory:
+        with (
+            writing_elsewhere(path, lambda: os.replace(new, path)),
+            pytest.raises(MemoryFileError, match=r"replaced by another file.*try again"),
+        ):
+            memory.add(numbered(1))
+        assert memory.add(numbered(1)) == [2]
+        assert [s for _, s in memory] == [numbered(5), numbered(1)]
+
+
+def test_a_new_file_that_looks_like_the_one_before_a_fork(encoder: FakeEncoder, path: Path, tmp_path: Path) -> None:
+    """A new file often gets the number of a deleted one; here it is written over it."""
+    new = tmp_path / "new.sqlite"
+    with Memory(encoder, new) as other:
+        other.add([numbered(10), numbered(11)])
+    with Memory(encoder, path) as memory:
+        memory.add([numbered(0), numbered(1)])
+        assert joined(forked(lambda: None)) == 0
+        shutil.copyfile(new, path)
+        assert [s for _, s in memory] == [numbered(10), numbered(11)]
+        assert memory[1] == numbered(10)
+        assert memory.search(encoder.embed([numbered(11)]), 1)[0][0].similarity == 1
+
+
+def test_a_fork_keeps_what_was_read(encoder: FakeEncoder, path: Path) -> None:
+    with Memory(encoder, path) as memory:
+        memory.add([numbered(0), numbered(1)])
+        before = memory.version()[0]
+        assert joined(forked(lambda: None)) == 0
+        assert memory.version()[0] == before
+
+
+def test_a_file_that_is_replaced_while_it_is_opened(
+    encoder: FakeEncoder, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new = tmp_path / "new.sqlite"
+    for file, i in ((path, 0), (new, 5)):
+        with Memory(encoder, file) as memory:
+            memory.add(numbered(i))
+    opened = memory_file._opened
+
+    def opened_and_replaced(file: Path, mode: str) -> sqlite3.Connection:
+        connection = opened(file, mode)
+        if new.exists():
+            os.replace(new, path)
+        return connection
+
+    monkeypatch.setattr(memory_file, "_opened", opened_and_replaced)
+    with Memory(encoder, path) as memory:
+        assert memory[1] == numbered(5)
+        assert memory.add(numbered(6)) == [2]
+
+
+def test_a_type_that_comes_during_a_rebuild(encoder: FakeEncoder, path: Path) -> None:
+    with Memory(encoder, path) as memory, Memory(encoder, path) as other:
+        memory.add(numbered(0))
+        new = FakeEncoder("fake-2", types=("PER",))
+        new.before_embed = lambda: other.add(labelled("Rome burned", Rome="LOC")) if not new.embedded else None
+        with pytest.raises(LabelMismatchError, match="LOC"):
+            memory.rebuild(new)
+        assert len(memory) == 2 and memory.types == {"PER", "LOC"}
+        assert memory.remove(2) == 1
+
+
+def test_copies_leave_nothing_behind_and_remember_where_a_memory_was_saved(
+    encoder: FakeEncoder, path: Path, memory: Memory
+) -> None:
+    memory.add(numbered(0))
+    saved = path.with_name("saved.sqlite")
+    memory.save(saved)
+    copies = [memory.copy_for(encoder) for _ in range(3)]
+    for held in (memory, *copies):
+        with held._mirror.locked() as store:
+            assert list(store.places._states) == [saved]
+    with Memory(encoder, saved) as other:
+        other.add(numbered(7))
+    with pytest.raises(SaveError, match="changed by others"):
+        copies[0].save(saved)
+
+
+def test_copies_and_forks_at_once(memory: Memory, encoder: FakeEncoder) -> None:
+    memory.add([numbered(i) for i in range(20)])
+    done = threading.Event()
+
+    def copy() -> None:
+        while not done.is_set():
+            assert len(memory.copy_for(encoder)) == 20
+
+    threads = [threading.Thread(target=copy) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    with alarm(60, TimeoutError):
+        for _ in range(10):
+            assert joined(forked(lambda: None)) == 0
+        done.set()
+        for thread in threads:
+            thread.join()
+
+
+def test_threads_that_fork_at_once(encoder: FakeEncoder, tmp_path: Path) -> None:
+    memories = [Memory(encoder, tmp_path / f"{i}.sqlite") for i in range(3)]
+    for memory in memories:
+        memory.add(numbered(0))
+    statuses: list[int] = []
+
+    def fork() -> None:
+        for _ in range(5):
+            statuses.append(joined(forked(lambda: None)))
+
+    threads = [threading.Thread(target=fork, daemon=True) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive()
+    assert statuses == [0] * 15
+    for memory in memories:
+        assert len(memory) == 1
+        memory.close()
+
+
+def test_objects_that_are_made_while_a_fork_goes_through_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An object made in the middle of a fork would have a lock that nobody took."""
+    order: list[str] = []
+    made = threading.Thread(target=lambda: (ForkSafe(), order.append("made")))
+
+    class Slow(ForkSafe):
+        def suspend(self) -> None:
+            if not made.ident:
+                made.start()
+                made.join(0.3)
+                order.append("suspended")
+
+    slow = Slow()
+    assert joined(forked(lambda: None)) == 0
+    made.join(30)
+    assert order == ["suspended", "made"] and slow is not None
+
+
+@pytest.mark.parametrize("length", [248, 255, 300])
+def test_names_that_are_too_long(encoder: FakeEncoder, memory: Memory, tmp_path: Path, length: int) -> None:
+    file = tmp_path / ("x" * length)
+    for use in (lambda: Memory(encoder, file), lambda: Memory.load(encoder, file), lambda: memory.save(file)):
+        with pytest.raises(MemoryFileError, match="cannot be used"):
+            use()
+    assert not list(tmp_path.glob("x*"))
+
+
+def test_names_that_are_just_short_enough(encoder: FakeEncoder, memory: Memory, tmp_path: Path) -> None:
+    memory.add(numbered(0))
+    file = tmp_path / ("x" * 247)
+    memory.save(file)
+    with Memory(encoder, file) as again:
+        assert again.add(numbered(1)) == [2]
+    assert [p.name for p in tmp_path.iterdir() if p.name.startswith("x")] == [file.name]
+
+
+def test_numbers_of_numpy(memory: Memory, encoder: FakeEncoder) -> None:
+    memory.add([numbered(i) for i in range(4)])
+    queries = encoder.embed([numbered(1)])
+    assert memory.search(queries, np.int64(2)) == memory.search(queries, 2)  # type: ignore[arg-type]
