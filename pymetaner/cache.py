@@ -52,7 +52,7 @@ class FactorCache(ForkSafe):
             raise SettingError(f"dtype={dtype!r}: expected a floating-point type, such as torch.bfloat16")
         try:
             self.device = None if device is None else torch.empty(0, device=device).device
-        except (RuntimeError, TypeError, AssertionError, NotImplementedError) as error:
+        except (RuntimeError, TypeError, AssertionError, NotImplementedError, ImportError) as error:
             raise SettingError(f"device={device!r}: expected cpu, cuda, cuda:1, ... that is there ({error})") from error
         self.dtype = dtype
         self.hits = 0

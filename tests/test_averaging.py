@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import pytest
@@ -87,6 +88,14 @@ def test_what_does_not_belong_together_is_refused(models):
         head.network.classifier.weight.copy_(torch.randn_like(head.network.classifier.weight))
     with pytest.raises(UnsupportedModelError, match="one and the same seed"):
         average([first, head])
+
+
+def test_heads_that_are_no_numbers_are_refused(models):
+    broken = copy.deepcopy(models[0])
+    with torch.no_grad():
+        broken.network.classifier.weight.fill_(torch.nan)
+    with pytest.raises(UnsupportedModelError, match="cosine nan"):
+        average([models[0], broken])
 
 
 def test_where_no_layer_is_frozen_a_memory_is_embedded_anew():

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from tasks import reference
 from tiny import CORPUS, model_of
 
@@ -203,3 +204,47 @@ def test_a_gain_in_one_sentence_of_many_is_no_gain():
     assert calibration._sure_gain(plain, plain) == 0
     assert -0.02 < calibration._sure_gain(once, plain) <= 0.001 < 0.2 < calibration._sure_gain(often, plain) < 0.3
     assert calibration._sure_gain(plain, often) < -0.3
+
+
+def test_sentences_that_are_removed_meanwhile(model, monkeypatch):
+    """Between any two of its looks at the memory."""
+    for after in range(1, 6):
+        memory = Memory(model)
+        memory.add(CORPUS)
+        calls = []
+
+        def found(self, sentence, calls=calls, after=after, find=Memory.find):
+            calls.append(sentence)
+            if len(calls) == after:
+                self.remove(self.ids[-3:])
+            return find(self, sentence)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Memory, "find", found)
+            assert calibrate(model, memory, ks=("all", 2)).sentences == len(CORPUS)
+    taken = []
+
+    def spread(ids, most, spread=calibration._spread):
+        found = spread(ids, most)
+        if not taken:
+            taken.append(memory.remove(found[:2]))
+        return found
+
+    memory.add(CORPUS)
+    monkeypatch.setattr(calibration, "_spread", spread)
+    assert calibrate(model, memory, ks=(2,)).sentences == len(CORPUS) - 2
+
+
+def test_a_memory_that_is_emptied_meanwhile_has_no_calibration(model, monkeypatch):
+    memory = Memory(model)
+    memory.add(CORPUS)
+    monkeypatch.setattr(calibration, "_sure_gain", lambda *_: memory.clear() or 0.0)
+    memory.calibrate(ks=(2,))
+    assert len(memory) == 0 and memory.calibration is None
+
+
+def test_a_callers_autocast_changes_nothing(model):
+    expected = calibrate(model, ks=(2,), lrs=(0.1,))
+    with torch.autocast("cpu", torch.bfloat16):
+        found = calibrate(model, ks=(2,), lrs=(0.1,))
+    assert found == expected

@@ -15,6 +15,7 @@ from tiny import CORPUS, TAGS, model_of
 
 import pymetaner
 from pymetaner import Memory, Sentence, adapt, average, extend, fine_tune, predict
+from pymetaner.engine.bertadam import BertAdam
 from pymetaner.errors import SettingError
 from pymetaner.labels import LabelScheme
 
@@ -35,11 +36,14 @@ def scores(model, memory=None, **way):
 
 
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
-@pytest.mark.parametrize("optimizer", ["AdamW", "SGD"])
+@pytest.mark.parametrize("optimizer", ["AdamW", "SGD", "BertAdam"])
 def test_steps_of_a_fused_optimiser_are_noticed(model, way, optimizer):
     before = scores(model, **way)
-    kind = getattr(torch.optim, optimizer)
-    trained = kind([p for p in model.network.parameters() if p.dim() > 1][-3:], lr=0.5, fused=True)
+    matrices = [p for p in model.network.parameters() if p.dim() > 1][-3:]
+    if optimizer == "BertAdam":  # asks for no fused step, and takes one
+        trained = BertAdam(matrices, lr=0.5)
+    else:
+        trained = getattr(torch.optim, optimizer)(matrices, lr=0.5, fused=True)
     labels = torch.ones(1, 4, dtype=torch.int64)
     model.network(torch.full((1, 4), 7), labels=labels).loss.backward()
     trained.step()
@@ -218,3 +222,22 @@ def test_a_child_forked_while_a_thread_learns_can_learn(model, way, monkeypatch)
         go_on.set()
         assert os.waitpid(child, 0)[1] == 0
         assert len(running.result()) == len(CORPUS)
+
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+def test_weights_moved_in_a_callers_inference_mode(way, model):
+    with torch.inference_mode():
+        model.double()
+        found = scores(model, **way)
+    assert found == scores(copy.deepcopy(model), **way)
+
+
+def test_what_a_seed_fixes_leaves_the_generators_of_other_devices_alone(model, tmp_path, monkeypatch):
+    def seeded_all(_):
+        raise AssertionError("the generators of all devices were seeded")
+
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded_all)
+    before = torch.get_rng_state()
+    fine_tune(model, CORPUS, steps=2)
+    pymetaner.train(model, CORPUS, tmp_path, settings=pymetaner.TrainSettings(steps=2, batch_size=4))
+    assert torch.equal(torch.get_rng_state(), before)

@@ -239,3 +239,22 @@ def test_each_inner_optimizer_has_a_step_size_and_a_max_term_of_its_own(optimize
 def test_settings_out_of_range_are_refused(wrong):
     with pytest.raises(SettingError, match="expected"):
         MetaSettings(**wrong)
+
+
+def test_neighbours_of_weights_that_have_moved_meanwhile_are_not_taken(tmp_path, monkeypatch):
+    """With [CLS] of the last layer they say who is near, and a run that was stopped has moved them."""
+    meta = MetaSettings(vectors="cls")
+    model = model_of()
+    save = TrainingState.save
+
+    def killed(self, step):
+        save(self, step)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingState, "save", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(model, CORPUS, tmp_path, settings=SHORT, meta=meta)
+    with pytest.raises(SettingError, match="other starting weights"):
+        train(model, CORPUS, tmp_path, settings=SHORT, meta=meta)
+    train(model_of(), CORPUS, tmp_path, settings=SHORT, meta=meta)

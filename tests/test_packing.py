@@ -142,3 +142,21 @@ def test_zeros_of_either_sign_have_one_fingerprint(tmp_path):
     loaded = MetaNER.from_pretrained(tmp_path)
     assert loaded.fingerprint == model.fingerprint
     assert len(loaded.memory) == len(Memory.load(model, tmp_path / "memory.sqlite")) == len(CORPUS)
+
+
+@pytest.mark.parametrize("number", [torch.nan, torch.inf, -torch.inf])
+def test_what_is_no_number_stays_so(tmp_path, number):
+    matrix = on_grid(4, 32, -7, 7)
+    matrix[1, 3] = number
+    packed, notes = pack_tensors({"w": matrix})
+    save_file(packed, tmp_path / "w.safetensors", notes)
+    assert torch.equal(unpack_file(tmp_path / "w.safetensors")["w"].nan_to_num(7e4), matrix.nan_to_num(7e4))
+
+
+def test_scales_of_numbers_near_zero_are_rounded(tmp_path):
+    """A float16 of 11 eighths of the smallest one is the smallest one, and 11 steps do not fit into four bits."""
+    matrix = torch.zeros(1, 32)
+    matrix[0, 0], matrix[0, 5] = 11 * 2.0**-24, 3 * 2.0**-24
+    packed, notes = pack_tensors({"w": matrix})
+    save_file(packed, tmp_path / "w.safetensors", notes)
+    assert torch.equal(unpack_file(tmp_path / "w.safetensors")["w"], matrix)

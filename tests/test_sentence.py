@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from pymetaner import Entity, Sentence
@@ -43,3 +44,11 @@ def test_entities_are_slices_of_the_source():
     assert sentence.entities == (Entity("Ada  Lovelace", "PER", 0, 13),)
     tokens = Sentence(("北京", "人"), ("B-LOC", "O"), ("北", "京", "人"), ((0, 2), (2, 3)))
     assert tokens.entities == (Entity("北 京", "LOC", 0, 2),)
+
+
+def test_spans_of_numpy_are_ints_and_others_are_refused():
+    sentence = Sentence(("Ada",), ("O",), "Ada x", ((np.int64(0), np.int32(3)),))
+    assert sentence.spans == ((0, 3),) and all(type(edge) is int for edge in sentence.spans[0])
+    for wrong in ([1], [(0, 1.5)], [(0, 1, 2)], 5, [("0", "3")]):
+        with pytest.raises(SpanError, match="pairs of whole numbers"):
+            Sentence(("Ada",), ("O",), "Ada x", wrong)

@@ -382,3 +382,35 @@ def test_settings_out_of_range(values):
     (name,) = values
     with pytest.raises(SettingError, match=f"{name}="):
         TrainSettings(**values)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("killed_at", [1, 2, 3, 4])
+@pytest.mark.parametrize("earlier", [False, True], ids=["new folder", "folder of an earlier run"])
+def test_a_kill_while_the_only_best_weights_are_saved(tmp_path, earlier, killed_at):
+    """The checkpoint says that they are saved, and they are not: what is there is nothing, or of another run."""
+    one_look = replace(SHORT, steps=4, evaluate_every=4, checkpoint_every=4)
+    straight = model_of("bert")
+    train(straight, CORPUS, tmp_path / "straight", dev=CORPUS[:6], settings=one_look)
+    folder = tmp_path / "run"
+    if earlier:
+        train(model_of("bert"), CORPUS, folder, dev=CORPUS[:6], settings=replace(one_look, seed=7))
+    child = os.fork()
+    if child == 0:
+        replaced, rename = [], os.replace
+
+        def killed(source, target):
+            replaced.append(target)
+            if len(replaced) == killed_at:
+                os._exit(9)
+            rename(source, target)
+
+        os.replace = killed
+        torch.set_num_threads(1)
+        train(model_of("bert"), CORPUS, folder, dev=CORPUS[:6], settings=one_look)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    train(model_of("bert"), CORPUS, folder, dev=CORPUS[:6], settings=one_look)
+    assert_same(weights_of(MetaNER.from_pretrained(folder)), weights_of(straight))
+    if killed_at > 1:  # else there was no checkpoint yet, so nothing said that the folder was of this run
+        assert not [path.name for path in folder.iterdir() if path.name.startswith(".")]

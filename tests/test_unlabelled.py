@@ -8,7 +8,7 @@ from tiny import CORPUS, model_of
 
 from pymetaner import Memory, MetaNER, adapt, predict, self_train
 from pymetaner.engine import Computation, FineTuning, fine_tuned_model
-from pymetaner.errors import EmptyDataError, InputError, SettingError
+from pymetaner.errors import EmptyDataError, EncoderMismatchError, InputError, SettingError
 from pymetaner.tagger import tag
 from pymetaner.unlabelled import pseudo_labelled
 
@@ -88,3 +88,12 @@ def test_of_more_texts_than_the_steps_take_some_are_tagged(model, monkeypatch):
     monkeypatch.setattr("pymetaner.unlabelled.fine_tuned_model", lambda m, s, *_: seen.append(s) or m)
     self_train(model, CORPUS * 10, steps=1)
     assert 16 <= len(seen[0]) <= 32 and len({s.words for s in seen[0]}) > 3
+
+
+def test_a_memory_of_another_model_is_told_before_the_work(model, monkeypatch):
+    other = model_of("bert", seed=5)
+    other.memory.add(CORPUS)
+    model.memory = other.memory
+    monkeypatch.setattr("pymetaner.unlabelled.fine_tuned_model", lambda *_: pytest.fail("it was trained"))
+    with pytest.raises(EncoderMismatchError):
+        self_train(model, [s.text for s in CORPUS])

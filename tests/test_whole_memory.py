@@ -186,3 +186,9 @@ def test_sentences_that_teach_nothing_are_told(model, source, error):
         fine_tune(model, source)
     with pytest.raises(EmptyDataError):
         fine_tune(model_of("bert"))
+
+
+def test_a_memory_that_is_emptied_while_a_call_waits_leaves_the_model_as_it_is(model):
+    assert model_of_memory(model, Memory(model), FineTuning(), Computation()) is model
+    with pytest.raises(EmptyDataError, match="no sentence with a word"):
+        fine_tuned_model(model, [], FineTuning(), Computation())

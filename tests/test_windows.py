@@ -16,8 +16,9 @@ from tiny import ARCHITECTURES, CORPUS, OVERLAP, WINDOW, model_of, tokenizer_of
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
+import pymetaner
 from pymetaner import windows as windows_module
-from pymetaner.errors import SettingError
+from pymetaner.errors import DataError, SettingError
 from pymetaner.model import MetaNER
 from pymetaner.sentence import Sentence
 from pymetaner.windows import IGNORE, WordTokenizer, make_batch, pack
@@ -298,3 +299,15 @@ def test_training_the_upper_layers_leaves_vectors_and_fingerprint():
     with torch.no_grad():
         model.network.bert.encoder.layer[frozen - 1].output.dense.weight += 1
     assert model.fingerprint != before
+
+
+def test_words_that_are_no_text_are_refused_by_whatever_reads_them(tmp_path):
+    model, broken = model_of("bert"), Sentence(("Ada", "\ud800"), ("O", "O"))
+    for use in (
+        lambda: model.embed([broken]),
+        lambda: pymetaner.fine_tune(model, [broken]),
+        lambda: pymetaner.evaluate(model, [broken]),
+        lambda: pymetaner.train(model, [broken], tmp_path),
+    ):
+        with pytest.raises(DataError, match="lone surrogate"):
+            use()

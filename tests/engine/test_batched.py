@@ -145,8 +145,9 @@ def test_precisions_that_cannot_be_had_are_refused():
     if not torch.cuda.is_available():
         with pytest.raises(SettingError, match="CUDA"):
             batched(model_of("bert"), TASKS, InnerStep(lr=0.1), precision="tf32")
-    with pytest.raises(SettingError, match="float64"):
-        batched(model_of("bert").double(), TASKS, InnerStep(lr=0.1), precision="bf16")
+    for kind in (torch.float64, torch.float16):
+        with pytest.raises(SettingError, match=f"for a {str(kind)[6:]} model"):
+            batched(model_of("bert").to(kind), TASKS, InnerStep(lr=0.1), precision="bf16")
 
 
 def test_supports_of_a_batch_pass_once_and_padding_is_small():

@@ -137,7 +137,10 @@ def test_no_bytes_keep_nothing():
     assert len(cache) == 0
 
 
-@pytest.mark.parametrize("wrong", [{"cache_bytes": -1}, {"cache_bytes": 1.5}, {"dtype": torch.int8}])
+@pytest.mark.parametrize(
+    "wrong",
+    [{"cache_bytes": -1}, {"cache_bytes": 1.5}, {"dtype": torch.int8}, {"device": "cuda:99"}, {"device": "hpu"}],
+)
 def test_wrong_settings_are_refused(wrong):
     with pytest.raises(SettingError, match="expected"):
         FactorCache(**wrong)

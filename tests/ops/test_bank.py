@@ -122,6 +122,8 @@ def test_errors():
     bad[1, 4] = np.nan
     with pytest.raises(InputError, match="vectors row 1 holds NaN"):
         bank.append(bad)
+    with pytest.raises(SettingError, match="below 2"):
+        bank.search(rows(1, 2), 2**63)
     with pytest.raises(InputError, match="queries row 0 holds NaN"):
         bank.search(np.full((1, 19), np.inf, np.float32), 1)
     with pytest.raises(InputError, match="3 dimensions"):
@@ -202,9 +204,10 @@ def test_a_row_that_is_no_number_in_a_mapped_file_spoils_no_other(tmp_path):
     for row, found, expected in zip(scores, indices, others[wanted], strict=True):
         assert not np.isnan(row).any()
         assert [i for i in found if i != 3][:3] == expected.tolist()
-    with pytest.raises(InputError, match="row 3"):
-        bank.append(rows(1, 2))
-    assert len(bank) == 400
+    for change in (lambda: bank.append(rows(1, 2)), lambda: bank.keep(np.arange(10))):
+        with pytest.raises(InputError, match=r"row 3.*stays as it was"):
+            change()
+        assert len(bank) == 400
 
 
 @pytest.mark.parametrize(

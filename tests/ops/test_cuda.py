@@ -60,7 +60,10 @@ def test_the_workspace_of_a_search_stays_within_bounds():
             assert few == (queries <= 4) and groups * group == -(-size // 256) * 256
             assert 1 <= batch <= queries and (batch == queries or batch % 128 == 0)
             assert workspace < 2**28 + 128 * 4 * groups + 3000 * (batch + 256)
-    assert not extension.plan(4, 1000, 4096)[0]  # queries that would not fit into shared memory
+    # Queries that would not fit into 48 KB of shared memory, in which a block adds up 64 bytes more.
+    for queries, dim in ((4, 4096), (4, 3072), (3, 4096), (2, 6144), (1, 12288)):
+        assert not extension.plan(queries, 1000, dim)[0]
+        assert extension.plan(queries, 1000, dim - 64)[0] == (queries * (dim - 64) * 4 + 64 <= 48 * 1024)
 
 
 def unit(rows):

@@ -268,3 +268,17 @@ def test_vectors_of_no_dimension_and_numbers_that_are_too_large():
         _cpu.cosine_topk(np.empty((3, 0), np.float32), np.empty((4, 0), np.float32), 1)
     with pytest.raises(SettingError, match="k is"):
         ops.cosine_topk(np.ones((1, 2), np.float32), np.ones((1, 2), np.float32), 2**63)
+
+
+def test_roots_are_rounded_as_the_kernels_are():
+    """Lengths of two numbers whose squares add up to each of many integers."""
+    numbers = torch.arange(1, 60_000, dtype=torch.float64)
+    assert torch.equal(
+        ops.topk._root(numbers), torch.tensor([math.sqrt(x) for x in numbers.tolist()], dtype=numbers.dtype)
+    )
+    rng = np.random.default_rng(0)
+    spread = torch.from_numpy(10.0 ** rng.uniform(-90, 78, 50_000))
+    assert ops.topk._root(spread).tolist() == [math.sqrt(x) for x in spread.tolist()]
+    queries, bank = np.array([[1, 0]], np.float32), np.array([[i, i] for i in range(1, 400)], np.float32)
+    found = ops.cosine_topk(queries, bank, 399)
+    assert_same([x.numpy() for x in ops.cosine_topk_reference(*map(torch.from_numpy, (queries, bank)), 399)], found)
