@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import overload
 
 from pymetaner.cache import FactorCache
@@ -14,6 +14,7 @@ from pymetaner.model import MetaNER
 from pymetaner.result import Result
 from pymetaner.sentence import Sentence
 from pymetaner.tagger import tag
+from pymetaner.words import regroup
 
 __all__ = ["adapt", "predict"]
 
@@ -130,7 +131,8 @@ def adapt(
         >>> [(e.text, e.label) for e in result.entities]  # doctest: +SKIP
         [('Marie Curie', 'PER'), ('Varsovia', 'LOC')]
     """
-    sentences, single = as_sentences(x)
+    given = list(x) if isinstance(x, Iterable) and not isinstance(x, (str, bytes, dict, Sentence)) else x
+    sentences, single = as_sentences(given)
     learning = learning_of(
         model,
         memory,
@@ -150,7 +152,13 @@ def adapt(
         memory_bytes=memory_bytes,
         progress=progress,
     )
-    tagged, profile = tag(model, sentences, learning, computation)
+    # A labelled sentence is read without the cuts that its labels make, but stands in the memory with them.
+    items = given if isinstance(given, list) else [given]
+    itself = [
+        [item, regroup(item), read] if isinstance(item, Sentence) else [read]
+        for item, read in zip(items, sentences, strict=True)
+    ]
+    tagged, profile = tag(model, sentences, learning, computation, itself)
     results = [item.result(profile) for item in tagged]
     return results[0] if single else results
 

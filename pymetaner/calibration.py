@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pymetaner.blinding import aligned, blinded
 from pymetaner.cache import FactorCache
 from pymetaner.checks import number, one_of, several, whole
 from pymetaner.decode import decode
@@ -234,10 +235,10 @@ class _Trials:
         if not found:
             raise EmptyDataError(_TOO_FEW)
         self.ids, self.sentences = list(found), list(found.values())
-        blind = [sentence.with_tags(None) for sentence in self.sentences]
+        self.blind = [blinded(sentence) for sentence in self.sentences]
         itself = [frozenset(memory.find(sentence)) for sentence in self.sentences]
         with computing_in(computation.precision, model.network):
-            self.readings = model.read(blind, batch_size=computation.batch_size, keep_lower=True, keep_hidden=True)
+            self.readings = model.read(self.blind, batch_size=computation.batch_size, keep_lower=True, keep_hidden=True)
             hidden = [reading.hidden for reading in self.readings]
             self.votes = bank_of(model, memory).probabilities(hidden, itself, batch_size=computation.batch_size)
         self.logits: dict[_Choice, list[Any]] = {}
@@ -267,7 +268,7 @@ class _Trials:
                     replace(how, steps=min(_TRIAL_STEPS, how.steps_on(len(others)))),
                     self.computation,
                 )
-                tasks = [Task(self.sentences[i], (), self.readings[i].lower) for i in held_out]
+                tasks = [Task(self.blind[i], (), self.readings[i].lower) for i in held_out]
                 found = fine_tuned_logits(learned, tasks, self.computation, Work())
                 for i, rows in zip(held_out, found, strict=True):
                     logits[i] = rows
@@ -278,7 +279,7 @@ class _Trials:
         """Tagging after inner steps on the `k` nearest; none where they lead to what is no number any more."""
         tasks = [
             Task(sentence, supports[:k], reading.lower)
-            for sentence, supports, reading in zip(self.sentences, self.supports, self.readings, strict=True)
+            for sentence, supports, reading in zip(self.blind, self.supports, self.readings, strict=True)
         ]
         # Factors of fewer layers would empty the cache, and are needed once.
         cache = None if isinstance(inner.lr, tuple) else self.cache
@@ -312,7 +313,8 @@ class _Trials:
     ) -> Trial:
         """What these logits score; the margin is what they gain over the trial before, on top of that one's."""
         tagged = [tags for tags, _ in decode(logits, self.model.labels, self.model.settings.decoding)]
-        gold = [sentence.tags or () for sentence in self.sentences]
+        pairs = [aligned(*item) for item in zip(self.sentences, self.blind, tagged, strict=True)]
+        gold, tagged = [expected for expected, _ in pairs], [found for _, found in pairs]
         counts = sentence_counts(gold, tagged)
         margin = 0.0 if before is None else before.margin + _sure_gain(counts, self.counts[_choice(before)], doubt)
         trial = Trial(k, inner, knn, score(gold, tagged), margin)

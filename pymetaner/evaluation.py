@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from pymetaner.blinding import aligned, blinded
 from pymetaner.engine import Computation, Precision
 from pymetaner.errors import EmptyDataError
 from pymetaner.learning import Learning
@@ -28,7 +29,8 @@ class Evaluation:
         changed: in how many of them adapting changed a tag.
         dropped: entity types that the model knows and the set does not, predicted as no entity.
         missing: entity types of the set that the model does not know; every one of them counts as missed.
-        gold: the labelled tags of each sentence.
+        gold: the labelled tags of each sentence, one a word; where the model read other words (Chinese, raw text), one
+            for each piece of text that no word of either is cut by.
         plain_tags: those predicted without adapting.
         adapted_tags: those predicted with adapting; the same if it was not asked for.
     """
@@ -60,7 +62,7 @@ def evaluate(
     Args:
         model: the model.
         sentences: labelled sentences; a token list of single Chinese characters is regrouped into words for the model
-            and scored by character.
+            and scored by character, and words that were cut at the edges of labelled entities are cut anew without.
         learning: what to adapt on and how; None for the plain score alone.
         scoring: ``"strict"``, seqeval's strict IOB2 mode, or ``"conlleval"``, the official script's figure.
         batch_size: the most sentences in a batch.
@@ -75,20 +77,20 @@ def evaluate(
     if not gold:
         raise EmptyDataError("no labelled sentence to score on: expected sentences with one tag a word")
     types = {name[2:] for sentence in gold for name in sentence.tags or () if name != "O"}
-    # The gold tags must not show the segmenter where an entity ends.
-    blind = [regroup(sentence.with_tags(None)) for sentence in gold]
+    blind = [blinded(sentence) for sentence in gold]
     computation = Computation(
         batch_size=batch_size, precision=precision, cache=model.cache, memory_bytes=memory_bytes, progress=progress
     )
-    tagged, _ = tag(model, blind, learning, computation)
-    truth = [sentence.tags or () for sentence in gold]
-    plain, adapted = (
-        [
-            drop_types(_by_gold_word(whole, item.sentence, tags), types)
-            for whole, item, tags in zip(gold, tagged, column, strict=True)
-        ]
-        for column in ([item.base_tags for item in tagged], [item.tags for item in tagged])
-    )
+    itself = [(sentence, regroup(sentence), read) for sentence, read in zip(gold, blind, strict=True)]
+    tagged, _ = tag(model, blind, learning, computation, itself)
+    truth: list[tuple[str, ...]] = []
+    plain: list[tuple[str, ...]] = []
+    adapted: list[tuple[str, ...]] = []
+    for sentence, item in zip(gold, tagged, strict=True):
+        expected, before = aligned(sentence, item.sentence, item.base_tags)
+        truth.append(expected)
+        plain.append(drop_types(before, types))
+        adapted.append(drop_types(aligned(sentence, item.sentence, item.tags)[1], types))
     return Evaluation(
         plain=score(truth, plain, scoring=scoring),
         adapted=None if learning is None else score(truth, adapted, scoring=scoring),
@@ -100,14 +102,3 @@ def evaluate(
         plain_tags=tuple(plain),
         adapted_tags=tuple(adapted),
     )
-
-
-def _by_gold_word(gold: Sentence, read: Sentence, tags: Sequence[str]) -> tuple[str, ...]:
-    """The tags of regrouped words, one for each word of the gold sentence."""
-    if read.words == gold.words:
-        return tuple(tags)
-    spread: list[str] = []
-    for (start, end), name in zip(read.spans, tags, strict=True):
-        inside = name.replace("B-", "I-", 1) if name.startswith("B-") else name
-        spread += [name, *[inside] * (end - start - 1)]
-    return tuple(spread)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TypeAlias
 
+from pymetaner.blinding import blinded
 from pymetaner.errors import InputError
 from pymetaner.sentence import Sentence, is_text
 from pymetaner.words import regroup, sentence_from_text
@@ -48,8 +49,7 @@ def _sentence(item: object, where: str) -> Sentence:
             )
     if not isinstance(item, Sentence):
         return regroup(Sentence(tuple(tokens)))
-    # Regrouping keeps to the entities of a labelled sentence: what is to be tagged must not show where they are.
-    blind = regroup(item.with_tags(None))
+    blind = blinded(item)
     return item if blind.words == item.words else blind
 
 

@@ -58,8 +58,8 @@ def as_text(result: Result, *, width: int | None = None, color: bool = False) ->
 
     Example:
         >>> sentence = Sentence(("Ada", "slept"))
-        >>> result = Result(sentence, sentence.entities_of(("B-PER", "O"), (0.97, 1.0)), ())
-        >>> print(as_text(result, width=40))
+        >>> found = sentence.entities_of(("B-PER", "O"), (0.97, 1.0))
+        >>> print(as_text(Result(sentence, found, found), width=40))
         [PER Ada] slept
         <BLANKLINE>
            type  entity  score
@@ -108,7 +108,7 @@ def _entity_table(result: Result) -> Table:
     table.add_column("type", no_wrap=True)
     table.add_column("entity", overflow="fold")
     before, after = ({_place(e): e for e in found} for found in (result.base_entities, result.entities))
-    if not result.supports and before.keys() <= after.keys():
+    if not result.supports and result.base_entities == result.entities:
         table.add_column("score", justify="right", no_wrap=True)
         for entity in result.entities:
             table.add_row(" ", _label(entity.label), cleaned(entity.text), f"{entity.score:.2f}")
@@ -152,7 +152,7 @@ def as_html(result: Result) -> str:
     It holds the text with the entities found, before and after adapting, and the supports with their similarity.
     """
     rows = []
-    if result.supports:
+    if result.supports or result.base_entities != result.entities:
         rows.append(("before", _highlighted(_pieces(result.sentence, result.base_entities), scores=True)))
         title = "after" if result.changed else "after (no entity changed)"
         rows.append((title, _highlighted(_pieces(result.sentence, result.entities), scores=True)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -63,16 +63,29 @@ class Tagged:
 
 
 def tag(
-    model: MetaNER, sentences: Sequence[Sentence], learning: Learning | None, computation: Computation
+    model: MetaNER,
+    sentences: Sequence[Sentence],
+    learning: Learning | None,
+    computation: Computation,
+    itself: Sequence[Collection[Sentence]] | None = None,
 ) -> tuple[list[Tagged], Profile]:
-    """The sentences tagged by the model as it stands and, if there is something to learn from, adapted."""
+    """The sentences tagged by the model as it stands and, if there is something to learn from, adapted.
+
+    Args:
+        model: the model.
+        sentences: what is tagged.
+        learning: what to learn from, and how.
+        computation: batch size, precision, cache and progress.
+        itself: what each sentence may stand as in the memory, for `exclude_self`; by default as it is.
+    """
     tagging = _Tagging(model, learning, computation)
     chunks = list(_chunks(sentences))
     if len(chunks) > 1:
         tagging.computation = replace(computation, progress=False)  # one bar over all chunks instead
+    names = [(sentence,) for sentence in sentences] if itself is None else itself
     tagged: list[Tagged] = []
     for chunk in track(chunks, "tagging", computation.progress and len(chunks) > 1):
-        tagged += tagging.run(chunk)
+        tagged += tagging.run(chunk, names[len(tagged) : len(tagged) + len(chunk)])
     return tagged, tagging.profile(len(sentences))
 
 
@@ -91,7 +104,7 @@ class _Tagging:
             if isinstance(learning.inner, FineTuning):
                 self.engine = "fine-tuned"
 
-    def run(self, sentences: Sequence[Sentence]) -> list[Tagged]:
+    def run(self, sentences: Sequence[Sentence], itself: Sequence[Collection[Sentence]]) -> list[Tagged]:
         """The sentences tagged."""
         model, computation = self.model, self.computation
         started = time.perf_counter()
@@ -109,7 +122,8 @@ class _Tagging:
         logits: list[NDArray[np.floating[Any]]] | None = None
         if self.learning is not None and self.learning.k and sentences:
             started = time.perf_counter()
-            supports = _supports(model, sentences, np.stack([r.vector for r in readings]), self.learning)
+            excluded = self._excluded(itself)
+            supports = _supports(model, sentences, np.stack([r.vector for r in readings]), self.learning, excluded)
             self._spent("searching", started)
             started = time.perf_counter()
             tasks = [
@@ -121,7 +135,7 @@ class _Tagging:
             self._spent("adapting", started)
         if self.learning is not None and self.learning.knn and sentences:
             started = time.perf_counter()
-            votes = self._votes(sentences, readings, self.learning)
+            votes = self._votes(self._excluded(itself), readings, self.learning)
             logits = list(fused(logits or [r.logits for r in readings], votes, self.learning.knn))
             self._spent("searching", started)
         adapted = base if logits is None else decode(logits, model.labels, model.settings.decoding)
@@ -130,15 +144,21 @@ class _Tagging:
             for sentence, before, after, hits in zip(sentences, base, adapted, supports, strict=True)
         ]
 
+    def _excluded(self, itself: Sequence[Collection[Sentence]]) -> list[frozenset[int]] | None:
+        """The ids in the memory of what each sentence is itself, if it must not learn from that."""
+        if self.learning is None or not self.learning.exclude_self:
+            return None
+        find = self.learning.memory.find
+        return [frozenset(i for name in names for i in find(name)) for names in itself]
+
     def _votes(
-        self, sentences: Sequence[Sentence], readings: Sequence[Reading], learning: Learning
+        self, excluded: list[frozenset[int]] | None, readings: Sequence[Reading], learning: Learning
     ) -> list[NDArray[np.float64]]:
         memory = learning.memory
         memory.check(self.model)
-        itself = [frozenset(memory.find(s)) for s in sentences] if learning.exclude_self else None
         with computing_in(self.computation.precision, self.model.network):
             return bank_of(self.model, memory).probabilities(
-                [reading.hidden for reading in readings], itself, batch_size=self.computation.batch_size
+                [reading.hidden for reading in readings], excluded, batch_size=self.computation.batch_size
             )
 
     def profile(self, sentences: int) -> Profile:
@@ -188,7 +208,11 @@ def _chunks(sentences: Sequence[Sentence]) -> Iterator[list[Sentence]]:
 
 
 def _supports(
-    model: MetaNER, sentences: Sequence[Sentence], vectors: NDArray[np.float32], learning: Learning
+    model: MetaNER,
+    sentences: Sequence[Sentence],
+    vectors: NDArray[np.float32],
+    learning: Learning,
+    excluded: list[frozenset[int]] | None,
 ) -> list[tuple[Support, ...]]:
     """The nearest labelled sentences of each sentence; none for one without words."""
     memory = learning.memory
@@ -200,7 +224,7 @@ def _supports(
         )
         return [() for _ in sentences]
     k = _SHOWN if learning.k == "all" else learning.k
-    hits = memory.search(vectors, k, exclude_self=sentences if learning.exclude_self else None)
+    hits = memory.search(vectors, k, exclude_self=excluded)
     return [
         tuple(Support(hit.sentence, hit.similarity) for hit in found) if len(sentence) else ()
         for sentence, found in zip(sentences, hits, strict=True)

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from seqeval.metrics import f1_score
 from seqeval.scheme import IOB2
-from tiny import CORPUS, parse
+from tiny import CORPUS, model_of, parse
 
 from pymetaner import adapt, evaluate, evaluation, predict
+from pymetaner.blinding import aligned, blinded
 from pymetaner.engine import InnerStep
 from pymetaner.errors import EmptyDataError, EncoderMismatchError, SettingError
 from pymetaner.learning import Learning
 from pymetaner.memory import Memory
-from pymetaner.sentence import Sentence
+from pymetaner.sentence import Sentence, tag_spans
 from pymetaner.tagger import Tagged
 from pymetaner.tagging import tags_from_spans
+from pymetaner.words import regroup, sentence_from_text
 
 LATIN = [s for s in CORPUS if "明" not in s.text and "京" not in s.text]
 
@@ -53,7 +59,7 @@ def tagged_as(monkeypatch, answer) -> list[Sentence]:
     """Let `evaluate` find what `answer` gives for each sentence; the list gets the sentences that it asked about."""
     asked: list[Sentence] = []
 
-    def tag(model, sentences, learning, computation):
+    def tag(model, sentences, learning, computation, itself=None):
         asked.extend(sentences)
         tags = [answer(s) for s in sentences]
         ones = [np.ones(len(s)) for s in sentences]
@@ -117,3 +123,66 @@ def test_bad_settings(model):
     other.add(CORPUS)
     with pytest.raises(EncoderMismatchError):
         evaluate(model, CORPUS, learning=learning_on(model, memory=other))
+
+
+CHINESE = "我和李克强总理在北京大学门口谈到华盛顿"
+
+
+def test_labels_of_raw_text_do_not_show_where_words_end():
+    """A labelled text is cut at the edges of its entities; what is tagged is the text as anybody would give it."""
+    model = model_of("bert")
+    spans = [(2, 5, "PER"), (8, 10, "LOC"), (16, 19, "LOC")]
+    labelled = sentence_from_text(CHINESE, spans)
+    plain = sentence_from_text(CHINESE)
+    assert labelled.words != plain.words
+    assert blinded(labelled) == plain
+    found = evaluate(model, [labelled])
+    result = predict(model, CHINESE)
+    places = {(e.start, e.end, e.label) for e in result.entities if e.label in ("PER", "LOC")}
+    assert (found.plain.predicted, found.plain.correct, found.plain.support) == (
+        len(places), len(places & set(spans)), 3
+    )  # fmt: skip
+    assert predict(model, labelled).entities == result.entities
+
+
+def test_words_that_were_given_stay():
+    own = Sentence(("李克强", "总理", "在"), ("B-PER", "O", "O"), "李克强 总理在", ((0, 3), (4, 6), (6, 7)))
+    assert blinded(own) == own.with_tags(None)
+    tokens = Sentence(tuple("李克强总理在京"), ("B-PER", "I-PER", "I-PER", "O", "O", "O", "B-LOC"))
+    assert blinded(tokens) == blinded(regroup(tokens)) == regroup(tokens.with_tags(None))
+
+
+@given(st.data())
+def test_aligned_tags_have_the_same_entities(data):
+    length = data.draw(st.integers(1, 12))
+    source = "x" * length
+
+    def drawn(tagged):
+        edges = sorted({0, length, *data.draw(st.lists(st.integers(0, length)))})
+        spans = list(pairwise(edges))
+        names = [data.draw(st.sampled_from(["O", "B-A", "I-A", "B-B", "I-B"])) for _ in spans]
+        words = tuple(source[a:b] for a, b in spans)
+        return Sentence(words, tuple(names) if tagged else None, source, tuple(spans)), tuple(names)
+
+    (gold, tags), (read, found) = drawn(True), drawn(False)
+    starts = sorted({start for start, _ in (*gold.spans, *read.spans)} | {length})
+    for sentence, names, pieces in zip((gold, read), (tags, found), aligned(gold, read, found), strict=True):
+        if gold.spans == read.spans:
+            assert pieces == names
+            continue
+        entities = {(sentence.spans[a][0], sentence.spans[b - 1][1], name) for a, b, name in tag_spans(names)}
+        assert {(starts[a], starts[b], name) for a, b, name in tag_spans(pieces)} == entities
+
+
+def test_a_text_that_is_cut_otherwise_in_the_memory_is_itself_all_the_same():
+    model = model_of("bert")
+    labelled = sentence_from_text(CHINESE, [(2, 5, "PER"), (8, 10, "LOC")])
+    tokens = Sentence(tuple(CHINESE), ("O",) * 2 + ("B-LOC",) + ("O",) * (len(CHINESE) - 3))
+    model.memory.add([labelled, regroup(tokens), *CORPUS])
+    for sentence in (labelled, tokens):
+        plain = {support.text for support in adapt(model, sentence, k=4).supports}
+        assert sentence.text in plain
+        others = adapt(model, sentence, k=4, exclude_self=True).supports
+        assert all(support.sentence.source != sentence.source for support in others)
+    learning = Learning(model.memory, 1, InnerStep(lr=1e3), exclude_self=True)
+    assert evaluate(model, [labelled, tokens], learning=learning).adapted is not None

@@ -28,8 +28,8 @@ def result_of(
             Entity(name, label, text.index(name), text.index(name) + len(name), score) for name, label in pairs
         )
 
-    base = after if before is None else before
-    return Result(sentence_from_text(text), found(after, 0.75), found(base, 0.5), supports)
+    base = found(after, 0.75) if before is None else found(before, 0.5)
+    return Result(sentence_from_text(text), found(after, 0.75), base, supports)
 
 
 def support_of(text: str, spans: list[tuple[int, int, str]], similarity: float = 0.875) -> Support:
@@ -65,6 +65,16 @@ def test_text_of_a_plain_result() -> None:
     assert lines[0] == "[PER Ada] met Bob in [LOC Paris]."
     assert [line.split() for line in lines[3:]] == [["PER", "Ada", "0.75"], ["LOC", "Paris", "0.75"]]
     assert "before" not in lines[2]
+
+
+def test_what_the_votes_of_words_found_is_marked_too() -> None:
+    result = result_of("Ada met Bob", [("Ada", "PER"), ("Bob", "PER")], [("Ada", "PER")])
+    assert [line.split() for line in as_text(result, width=60).splitlines()[2:]] == [
+        ["type", "entity", "before", "after"],
+        ["PER", "Ada", "0.50", "0.75"],
+        ["+", "PER", "Bob", "0.75"],
+    ]
+    assert [word in Page(as_html(result)).text for word in ("before", "after")] == [True, True]
 
 
 def test_text_marks_what_adapting_found_and_lost() -> None:
@@ -187,9 +197,8 @@ def test_html_lets_the_text_choose_its_direction() -> None:
 
 
 def test_overlapping_entities_lose_no_text() -> None:
-    result = Result(
-        sentence_from_text("Ada Lovelace"), (Entity("Ada Lovelace", "PER", 0, 12), Entity("Lovelace", "LOC", 4, 12)), ()
-    )
+    found = (Entity("Ada Lovelace", "PER", 0, 12), Entity("Lovelace", "LOC", 4, 12))
+    result = Result(sentence_from_text("Ada Lovelace"), found, found)
     assert as_text(result).splitlines()[0] == "[PER Ada Lovelace]"
     assert Page(as_html(result)).text.count("Lovelace") == 1
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
@@ -129,7 +130,8 @@ def _sentences(texts: list[str] | None, file: str | None, tokens: bool) -> Itera
     if file not in (None, "-") and not Path(file).exists():
         raise InputError(f"{file} does not exist: give a text file, a sentence a line, or - for standard input")
     lines = text_lines(file) if file is not None else iter(texts or ())
-    return (line.split() for line in lines) if tokens else lines
+    # Not at the other white space of Unicode: a no-break space is part of a token.
+    return (re.findall(r"[^ \t]+", line) for line in lines) if tokens else lines
 
 
 def _print(

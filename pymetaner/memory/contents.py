@@ -16,7 +16,7 @@ from pymetaner.memory.bank import as_id
 from pymetaner.memory.file import is_database
 from pymetaner.memory.mirror import Mirror
 from pymetaner.memory.records import key_of
-from pymetaner.memory.search import Hit, ids_of, search
+from pymetaner.memory.search import Excluded, Hit, ids_of, search
 from pymetaner.memory.store import CALIBRATION
 from pymetaner.readers import write
 from pymetaner.sentence import Sentence
@@ -55,9 +55,7 @@ class Contents:
         with self._mirror.current():
             return self._mirror.readings, self._mirror.bank.ids
 
-    def search(
-        self, vectors: ArrayLike, k: int, *, exclude_self: Sequence[Sentence | int | None] | None = None
-    ) -> list[list[Hit]]:
+    def search(self, vectors: ArrayLike, k: int, *, exclude_self: Sequence[Excluded] | None = None) -> list[list[Hit]]:
         """For each query its k nearest sentences: similarity descending, among equals id ascending.
 
         There are fewer where the memory has fewer, and none where it is empty.
@@ -66,10 +64,10 @@ class Contents:
             vectors: query vectors (Q, dim) of the memory's encoder.
             k: at least 1.
             exclude_self: for each query what it is itself, and must not find: a sentence (every entry with its words,
-                whatever their tags), an id, or None.
+                whatever their tags), an id, a set of ids, or None.
 
         Raises:
-            InputError: if the vectors are not (Q, dim), or not finite, or an item to exclude is none of the three.
+            InputError: if the vectors are not (Q, dim), or not finite, or an item to exclude is none of these.
             EncoderMismatchError: if their length is not that of the memory's.
             SettingError: if k is not a whole number from 1 on, or `exclude_self` is not a list of one item a query.
         """

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -15,7 +16,9 @@ from pymetaner.memory.records import words_digest
 from pymetaner.memory.store import Store
 from pymetaner.sentence import Sentence
 
-__all__ = ["Hit", "ids_of", "search"]
+__all__ = ["Excluded", "Hit", "ids_of", "search"]
+
+Excluded: TypeAlias = "Sentence | int | Set[int] | None"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +36,7 @@ class Hit:
     similarity: float
 
 
-def search(
-    mirror: Mirror, vectors: ArrayLike, k: int, exclude_self: Sequence[Sentence | int | None] | None
-) -> list[list[Hit]]:
+def search(mirror: Mirror, vectors: ArrayLike, k: int, exclude_self: Sequence[Excluded] | None) -> list[list[Hit]]:
     """`Memory.search`: locked only while the bank is brought up to date and the sentences are fetched."""
     if not isinstance(k, (int, np.integer)) or k < 1:
         raise SettingError(f"k is {k!r}: expected a whole number of sentences, at least 1")
@@ -45,7 +46,7 @@ def search(
         raise InputError(f"queries are not vectors ({error}): expected numbers (queries, dimensions)") from error
     if queries.ndim != 2:
         raise InputError(f"queries have the shape {queries.shape}: expected (queries, dimensions)")
-    itself: Sequence[Sentence | int | None] = [None] * len(queries) if exclude_self is None else exclude_self
+    itself: Sequence[Excluded] = [None] * len(queries) if exclude_self is None else exclude_self
     if isinstance(itself, (Sentence, str)) or not isinstance(itself, (Sequence, np.ndarray)):
         raise SettingError(f"exclude_self is a {type(itself).__name__}: give a list, with one item a query")
     if len(itself) != len(queries):
@@ -73,8 +74,10 @@ def search(
             return [[Hit(key, found[key], score) for key, score in row] for row in best]
 
 
-def ids_of(store: Store, item: Sentence | int | None) -> set[int]:
+def ids_of(store: Store, item: Excluded) -> set[int]:
     """The ids that an item to exclude stands for; for a sentence all with its words."""
     if item is None:
         return set()
-    return set(store.find_words(words_digest(item))) if isinstance(item, Sentence) else {as_id(item)}
+    if isinstance(item, Sentence):
+        return set(store.find_words(words_digest(item)))
+    return set(map(as_id, item)) if isinstance(item, (set, frozenset)) else {as_id(item)}
