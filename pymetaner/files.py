@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import stat
 from pathlib import Path
 
 from pymetaner.errors import SaveError
@@ -24,11 +25,21 @@ def unfinished(path: Path) -> Path:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file beside its place, then rename it there; the old file survives a failure.
+    """Write a file beside its place, then rename it there; the old file survives a failure, its mode a success.
+
+    What a symbolic link leads to is replaced, not the link. A pipe or device is written to as it is.
 
     Raises:
         SaveError: if it cannot be written.
     """
+    try:
+        path = Path(os.path.realpath(path))
+        before = path.stat().st_mode if path.exists() else None
+        if before is not None and not stat.S_ISREG(before):
+            path.write_bytes(data)
+            return
+    except (OSError, ValueError) as error:
+        raise SaveError(f"{path} could not be written ({error})") from error
     try:
         temporary = Path(f"{unfinished(path)}{secrets.token_hex(4)}")
     except ValueError as error:
@@ -39,6 +50,8 @@ def write_atomically(path: Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
+        if before is not None:
+            temporary.chmod(stat.S_IMODE(before))
         os.replace(temporary, path)
     except OSError as error:
         with contextlib.suppress(OSError):

@@ -85,7 +85,7 @@ def score(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]], *, 
                 f"sentence {number}: {len(labelled)} labelled tags but {len(found)} predicted: give one each a word"
             )
     for tag in {*chain.from_iterable(gold), *chain.from_iterable(predicted)}:
-        if tag != "O" and (tag[:2] not in ("B-", "I-") or len(tag) == 2):
+        if not isinstance(tag, str) or (tag != "O" and (tag[:2] not in ("B-", "I-") or len(tag) == 2)):
             raise TagError(f"{tag!r} is not an IOB2 tag: convert the tags with pymetaner.tagging.to_iob2")
     entities = _strict if scoring == "strict" else _conlleval
     expected, answered = entities(gold), entities(predicted)

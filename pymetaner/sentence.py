@@ -66,6 +66,8 @@ class Sentence:
         # Lists are taken too; what is kept can be hashed and shared.
         object.__setattr__(self, "words", tuple(self.words))
         object.__setattr__(self, "tags", None if self.tags is None else tuple(self.tags))
+        if not isinstance(self.source, Iterable):
+            raise DataError(f"source={self.source!r}: expected a text or a list of tokens")
         object.__setattr__(self, "source", self.source if isinstance(self.source, str) else tuple(self.source))
         if self.spans:
             object.__setattr__(self, "spans", _spans(self.spans))
@@ -133,7 +135,11 @@ def _spans(spans: Iterable[Iterable[SupportsIndex]]) -> tuple[tuple[int, int], .
 
 def is_text(token: str) -> bool:
     """Whether a string can be written: a lone surrogate is no character."""
-    return not any("\ud800" <= character <= "\udfff" for character in token)
+    try:
+        token.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def check_sentences(sentences: Iterable[Sentence]) -> list[Sentence]:

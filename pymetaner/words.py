@@ -21,6 +21,7 @@ import warnings
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate, pairwise
+from operator import index
 
 from pymetaner.errors import InputError, SpanError
 from pymetaner.script import HAN, simplified
@@ -256,7 +257,11 @@ def _is_invisible(character: str) -> bool:
 def _trimmed(text: str, spans: Iterable[tuple[int, int, str]]) -> list[tuple[int, int, str]]:
     """The labelled spans in order, without white space at their edges, checked."""
     labelled: list[tuple[int, int, str]] = []
-    for start, end, label in sorted(spans, key=lambda span: span[:2]):
+    try:
+        ordered = sorted((index(start), index(end), label) for start, end, label in spans)
+    except (TypeError, ValueError) as error:
+        raise SpanError(f"spans={spans!r:.60}: expected (start, end, label) of each entity ({error})") from error
+    for start, end, label in ordered:
         if not 0 <= start < end <= len(text):
             raise SpanError(
                 f"the span ({start}, {end}, {label!r}) is empty or outside the text of {len(text)} characters: "

@@ -99,3 +99,8 @@ def test_types_that_a_file_lacks_are_dropped() -> None:
     assert drop_types(tags, {"PER", "LOC"}) == ("O", "O", "B-PER", "I-PER", "O", "O")
     assert drop_types(tags, {"art-music"})[-1] == "B-art-music"
     assert drop_types(tags, ()) == ("O",) * 6
+
+
+def test_tags_that_are_no_strings_are_refused():
+    with pytest.raises(TagError, match="0 is not an IOB2 tag"):
+        score([[0]], [[0]])

@@ -49,6 +49,8 @@ def test_entities_are_slices_of_the_source():
 def test_spans_of_numpy_are_ints_and_others_are_refused():
     sentence = Sentence(("Ada",), ("O",), "Ada x", ((np.int64(0), np.int32(3)),))
     assert sentence.spans == ((0, 3),) and all(type(edge) is int for edge in sentence.spans[0])
+    with pytest.raises(DataError, match="source=None"):
+        Sentence(("Ada",), ("O",), None)
     for wrong in ([1], [(0, 1.5)], [(0, 1, 2)], 5, [("0", "3")]):
         with pytest.raises(SpanError, match="pairs of whole numbers"):
             Sentence(("Ada",), ("O",), "Ada x", wrong)

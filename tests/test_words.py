@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -281,3 +282,10 @@ def test_without_icu_letters_and_digits_are_words(without: Any) -> None:
         found = cut("Ann's Cafe\u0301, l'Italie भारत में 5.6 中国 ไทย 😀")
     assert " ".join(found) == "Ann 's Cafe\u0301 , l' Italie भारत में 5.6 中 国 ไ ท ย 😀"
     assert {"icu4py", "rjieba"} == {str(w.message).split()[0] for w in caught}
+
+
+def test_spans_that_are_none_are_refused():
+    for wrong in ([(0, 1)], [(0.5, 1, "PER")], 5, [("0", "1", "PER")]):
+        with pytest.raises(SpanError, match="expected \\(start, end, label\\)"):
+            sentence_from_text("a b", wrong)
+    assert sentence_from_text("a b", [(np.int64(0), np.int64(1), "PER")]).tags == ("B-PER", "O")

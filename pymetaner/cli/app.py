@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
@@ -34,24 +36,46 @@ INTERRUPTED = 130
 class _Commands(TyperGroup):
     """The group of all commands: tells an error of pymetaner in a line, and ends quietly on Ctrl-C or a closed pipe."""
 
+    def make_context(self, *args: Any, **extra: Any) -> Any:
+        with _ending_well(lambda: False):  # --help and --version print here
+            return super().make_context(*args, **extra)
+
     def invoke(self, ctx: Any) -> Any:
+        with _ending_well(lambda: bool(ctx.params.get("debug"))), shown_warnings():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _ending_well(debug: Callable[[], bool]) -> Iterator[None]:
+    """Ends the program with a line about an error, or with none on Ctrl-C or a closed pipe."""
+    try:
         try:
-            with shown_warnings():
-                result = super().invoke(ctx)
-                sys.stdout.flush()
-                return result
-        except BrokenPipeError:
-            # Whatever is still in the buffers would raise once more at exit.
-            nothing = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nothing, sys.stdout.fileno())
+            yield
+        finally:
+            _flush()
+    except BrokenPipeError:
+        raise typer.Exit(CLOSED_PIPE) from None
+    except SystemExit as ended:
+        if isinstance(ended.__context__, BrokenPipeError):  # in help, which rich ends by itself, with 1
             raise typer.Exit(CLOSED_PIPE) from None
-        except KeyboardInterrupt:
-            raise typer.Exit(INTERRUPTED) from None
-        except (PymetanerError, OSError) as error:
-            if ctx.params.get("debug"):
-                raise
-            say("error", str(error))
-            raise typer.Exit(2 if isinstance(error, SettingError) else 1) from None
+        raise
+    except KeyboardInterrupt:
+        raise typer.Exit(INTERRUPTED) from None
+    except (PymetanerError, OSError) as error:
+        if debug():
+            raise
+        say("error", str(error))
+        raise typer.Exit(2 if isinstance(error, SettingError) else 1) from None
+
+
+def _flush() -> None:
+    try:
+        sys.stdout.flush()
+    except OSError:
+        # Whatever is still in the buffers would raise once more at exit.
+        nothing = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nothing, sys.stdout.fileno())
+        raise
 
 
 app = typer.Typer(

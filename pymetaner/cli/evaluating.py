@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from pymetaner.cli import options
 from pymetaner.cli.labelled_files import read_file, reading_options
@@ -107,7 +108,8 @@ def evaluate(
             )
             results.append((path, corpus, evaluation))
             if not as_json:
-                print_rich(_table(path, evaluation), "")
+                print_rich(Text(f"{path}: {counted(evaluation.sentences, 'sentence')}", style="bold"))
+                print_rich(_table(evaluation), "")
                 _tell(evaluation)
         if as_json:
             print_json(_as_dict(model, scoring, learning, results))
@@ -126,11 +128,9 @@ def _memory(net: MetaNER, path: Path | None, wanted: bool) -> Iterator[Any]:
             yield memory
 
 
-def _table(path: Path, evaluation: Evaluation) -> Table:
+def _table(evaluation: Evaluation) -> Table:
     plain, adapted = evaluation.plain, evaluation.adapted
-    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold", title_justify="left")
-    table.title = f"{path}: {counted(evaluation.sentences, 'sentence')}"
-    table.title_style = "bold"
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold")
     table.add_column("type", no_wrap=True)
     table.add_column("entities", justify="right")
     columns = ("precision", "recall", "F1")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pymetaner.cli.output import spinner
-from pymetaner.errors import EncoderMismatchError, InputError, MemoryFileError, SettingError
+from pymetaner.errors import EncoderMismatchError, InputError, MemoryFileError, SaveError, SettingError
 from pymetaner.files import CHECKPOINT, CONFIG, MEMORY, REPORT
 
 if TYPE_CHECKING:
@@ -45,11 +45,14 @@ def prepare(device: str = "cpu", threads: int | None = None) -> str:
 
     set_verbosity(logging.ERROR)
     if threads is not None:
-        torch.set_num_threads(threads)
+        try:
+            torch.set_num_threads(threads)
+        except (RuntimeError, ValueError, OverflowError):
+            raise SettingError(f"--threads {threads}: that is too many; as many as there are cores is best") from None
     try:
         if torch.empty(0, device=device).is_meta:
             raise NotImplementedError("meta holds no numbers")
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
         reason = str(error).splitlines()[0]
         raise SettingError(f"--device {device}: there is no such device here ({reason}): give cpu") from None
     return device
@@ -97,8 +100,12 @@ def check_new(model: str | None, out: Path, overwrite: bool) -> None:
 
     Raises:
         SettingError: if it would.
+        SaveError: if nothing can be written there: better told before the work than after it.
     """
     check_apart(model, out)
+    there = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise SaveError(f"--out {out}: {there} is no folder that can be written to: give another")
     for name, what in ((CONFIG, "model"), (MEMORY, "memory")):
         if not overwrite and (out / name).exists():
             raise SettingError(f"{out} holds a {what} already: give another folder, or --overwrite to replace it")

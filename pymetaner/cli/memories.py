@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -185,7 +186,7 @@ def list_(
     with _without_model(memory) as bank:
         chosen = None if source is None else set(_ids_from(bank, source))
         wanted = ((key, sentence) for key, sentence in bank if chosen is None or key in chosen)
-        rows = islice(wanted, limit)
+        rows = islice(wanted, limit and min(limit, sys.maxsize))
         while chunk := list(islice(rows, CHUNK)):
             if as_jsonl:
                 for key, sentence in chunk:
@@ -211,6 +212,8 @@ def info_(memory: MemoryFile, as_json: options.JsonOption = False) -> None:
     if as_json:
         print_json(facts)
         return
+    from pymetaner.render import cleaned
+
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     for name in ("file", "bytes", "sentences", "types", "dimensions", "encoder"):
         value = facts[name]
@@ -223,7 +226,7 @@ def info_(memory: MemoryFile, as_json: options.JsonOption = False) -> None:
             else value,
         )
     for name, count in facts["sources"].items():
-        table.add_row(f"from {name or '(not said)'}", f"{count:,}")
+        table.add_row(f"from {cleaned(name) or '(not said)'}", f"{count:,}")
     print_rich(table)
 
 

@@ -159,8 +159,8 @@ def k_of(value: str | None) -> SupportCount | None:
         return None
     if value == "all":
         return "all"
-    if not value.isdecimal():
-        raise SettingError(f"--k {value}: expected a whole number, 0 or more, or all")
+    if not value.isdecimal() or len(value) > 18:
+        raise SettingError(f"--k {value:.20}: expected a whole number, 0 or more, or all")
     return int(value)
 
 

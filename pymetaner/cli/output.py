@@ -16,6 +16,7 @@ from rich.console import Console
 __all__ = ["colored", "print_json", "print_rich", "say", "shown_warnings", "spinner"]
 
 _UNICODE_LINE_ENDS = re.compile("[\x85\u2028\u2029]")
+_WIDE = 1_000_000  # characters of a line
 _STYLES = {"error": "bold red", "warning": "bold yellow", "note": "bold"}
 
 
@@ -42,7 +43,7 @@ def print_rich(*renderables: object) -> None:
     if sys.stdout.isatty():
         console = Console(highlight=False, markup=False, emoji=False)
     else:
-        console = Console(file=sys.stdout, width=10_000, color_system=None, highlight=False, markup=False, emoji=False)
+        console = Console(file=sys.stdout, width=_WIDE, color_system=None, highlight=False, markup=False, emoji=False)
     with console.capture() as capture:
         for item in renderables:
             console.print(item)

@@ -101,6 +101,8 @@ def check_labelled(sentences: Iterable[Sentence], types: Set[str]) -> list[Sente
             raise EmptyDataError(f"sentence {i} has no word: leave it out")
         if not all(isinstance(token, str) for token in sentence.source):
             raise DataError(f"sentence {i} ({sentence.words!r:.60}) has words that are not strings: leave them out")
+        if not all((*sentence.words, *sentence.source)):
+            raise DataError(f"sentence {i} ({sentence.words!r:.60}) has an empty word: leave it out")
         if sentence.tags is None:
             raise DataError(f"sentence {i} ({sentence.text[:60]!r}) is not labelled: give it one tag a word")
         for label in types_of(sentence) - types:

@@ -73,6 +73,8 @@ def read(
     """
     if format not in (None, *get_args(Format)):
         raise SettingError(f"format={format!r} is unknown: give one of {', '.join(get_args(Format))}")
+    if notation not in (None, *get_args(Notation)):
+        raise SettingError(f"notation={notation!r} is unknown: give one of {', '.join(get_args(Notation))}")
     if delimiter == "":
         raise SettingError("delimiter='' separates nothing: give a character, or None to find it out")
     text = _decode(os.fspath(path), encoding)
@@ -100,7 +102,8 @@ def write(path: str | os.PathLike[str], sentences: Iterable[Sentence], format: F
     written as the tokens it came from.
 
     Raises:
-        DataError: for a sentence without tags, or with a word that cannot stand in a column file.
+        DataError: for a sentence without tags, or one that would read differently: an empty token, words that are not
+            those of the raw text, marks of the column format.
         EmptyDataError: for a sentence without words.
         SaveError: if the file cannot be written; what was there before is kept.
     """
@@ -113,7 +116,7 @@ def write(path: str | os.PathLike[str], sentences: Iterable[Sentence], format: F
             raise DataError(f"{place} ({sentence.text[:60]!r}) has no tags: only labelled sentences can be written")
         if not sentence.words:
             raise EmptyDataError(f"{place} has no words: leave it out")
-        parts.append(sentence_to_json(sentence) if format == "jsonl" else sentence_to_columns(sentence, place))
+        parts.append(sentence_to_json(sentence, place) if format == "jsonl" else sentence_to_columns(sentence, place))
     text = "".join(parts)
     if text.startswith("\ufeff"):
         text = f"\ufeff{text}"  # readers take the first one for a byte order mark
@@ -141,6 +144,11 @@ def _decode(path: str, encoding: str) -> str:
         if isinstance(error, UnicodeDecodeError):
             raise _undecodable(path, data, encoding, error) from None
         raise SettingError(f"encoding={encoding!r} is unknown: give one that Python knows") from None
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:  # some encodings make such
+        line = text.count("\n", 0, error.start) + 1
+        raise DataError(f"{path}:{line}: a lone surrogate, which is no text: give the right `encoding`") from None
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
         raise DataError(f"{path}:{line}: a zero byte: this is a binary file, labelled text is expected")

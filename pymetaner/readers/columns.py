@@ -89,7 +89,8 @@ def sentence_to_columns(sentence: Sentence, place: str) -> str:
     """The lines of a labelled sentence: a word, a tab, its tag."""
     lines = []
     for word, tag in zip(*tokens_and_tags(sentence), strict=True):
-        if not word or word == _DOCSTART or re.search(r"[\t\r\n\0]", word + tag) or tag != tag.strip():
+        is_mark = word.split(None, 1)[:1] == [_DOCSTART] or _NOTE.match(word)
+        if not word or is_mark or re.search(r"[\t\r\n\0]", word + tag) or tag != tag.strip():
             raise DataError(
                 f"{place}: the word {word!r} with the tag {tag!r} cannot stand in a column file (it is empty, a mark "
                 "of the format, or holds a tab, a line break or a zero byte): write format='jsonl'"

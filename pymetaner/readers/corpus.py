@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pymetaner.errors import DataError, EmptyDataError, InputError, TagError
+from pymetaner.errors import DataError, EmptyDataError, TagError
 from pymetaner.sentence import Sentence
 from pymetaner.tagging import Notation, detect_notation, split_tags, tags_from_spans, to_iob2
 
@@ -79,11 +79,25 @@ def convert_tags(
         found = notation or detect_notation(uniform)
         converted = [to_iob2(tags, found) for tags in uniform]
     except DataError as error:
-        raise type(error)(f"{source}: {error}") from None
+        raise type(error)(f"{_place_of_trouble(written, first_seen, notation) or source}: {error}") from None
     repairs = sum(count for _, count in converted)
     if repairs:
         warnings.warn(f"{source}: {repairs:,} tags break the rules of {found} and were repaired", stacklevel=4)
     return [tags for tags, _ in converted], found, repairs
+
+
+def _place_of_trouble(
+    written: Mapping[str, str], first_seen: Mapping[str, str], notation: Notation | None
+) -> str | None:
+    """Where the first tag stands that does not go with the notation, or with the tags before it."""
+    before: list[list[str]] = []
+    for tag, place in first_seen.items():
+        before.append([written[tag]])
+        try:
+            to_iob2(before[-1], notation or detect_notation(before))
+        except DataError:
+            return place
+    return None
 
 
 def tokens_and_tags(sentence: Sentence) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -105,7 +119,5 @@ def check_tokens(tokens: Iterable[Any]) -> tuple[str, ...]:
     try:
         "".join(words).encode()
     except UnicodeEncodeError as error:
-        raise InputError(
-            f"a token holds a lone surrogate ({error}), which is no text: decode the bytes again"
-        ) from None
+        raise DataError(f"a token holds a lone surrogate ({error}), which is no text: decode the bytes again") from None
     return words

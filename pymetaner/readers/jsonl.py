@@ -6,9 +6,9 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from pymetaner.errors import DataError, EmptyDataError, LengthMismatchError, PymetanerError, SpanError
+from pymetaner.errors import DataError, EmptyDataError, InputError, LengthMismatchError, PymetanerError, SpanError
 from pymetaner.readers.corpus import Corpus, check_tokens, convert_tags, tokens_and_tags
-from pymetaner.sentence import Sentence
+from pymetaner.sentence import Sentence, is_text
 from pymetaner.tagging import Notation, tags_from_spans
 from pymetaner.words import sentence_from_text
 
@@ -42,6 +42,8 @@ def read_jsonl(path: str, lines: Iterable[str], *, notation: Notation | None = N
                 sentences.append(Sentence(words))
             else:
                 sentences.append(_spanned_sentence(record))
+        except InputError as error:
+            raise DataError(f"{place}: {error}") from None
         except PymetanerError as error:
             raise type(error)(f"{place}: {error}") from None
     if not sentences:
@@ -52,18 +54,34 @@ def read_jsonl(path: str, lines: Iterable[str], *, notation: Notation | None = N
     return Corpus(sentences, found, repairs, path)
 
 
-def sentence_to_json(sentence: Sentence) -> str:
-    """The line of a labelled sentence; reading it gives the same source, entities and, for raw text, words."""
-    record: dict[str, Any]
-    if isinstance(sentence.source, str):
-        spans = [(entity.start, entity.end, entity.label) for entity in sentence.entities]
-        record = {"text": sentence.source, "spans": spans}
-        if sentence_from_text(sentence.source, spans).spans != sentence.spans:
-            record["words"] = sentence.spans
-    else:
-        tokens, tags = tokens_and_tags(sentence)
-        record = {"tokens": tokens, "tags": tags}
+def sentence_to_json(sentence: Sentence, place: str) -> str:
+    """The line of a labelled sentence; reading it gives the same source, entities and, for raw text, words.
+
+    Raises:
+        DataError: where it would not.
+    """
+    try:
+        record = _record(sentence)
+        if isinstance(sentence.source, str):
+            read = _spanned_sentence(json.loads(json.dumps(record)))
+            if (read.words, read.entities) != (sentence.words, sentence.entities):
+                raise DataError("its words are not those that stand in the text at their spans")
+        else:
+            check_tokens(record["tokens"])
+    except PymetanerError as error:
+        raise DataError(f"{place} ({sentence.text[:60]!r}) could not be read again: {error}") from None
     return json.dumps(record, ensure_ascii=False) + "\n"
+
+
+def _record(sentence: Sentence) -> dict[str, Any]:
+    if not isinstance(sentence.source, str):
+        tokens, tags = tokens_and_tags(sentence)
+        return {"tokens": tokens, "tags": tags}
+    spans = [(entity.start, entity.end, entity.label) for entity in sentence.entities]
+    record: dict[str, Any] = {"text": sentence.source, "spans": spans}
+    if sentence_from_text(sentence.source, spans).spans != sentence.spans:
+        record["words"] = sentence.spans
+    return record
 
 
 def _parse(line: str, place: str) -> dict[str, Any]:
@@ -71,6 +89,8 @@ def _parse(line: str, place: str) -> dict[str, Any]:
         record = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{place}: this is not JSON ({error}): {_EXPECTED}, one object a line") from None
+    if "\\ud" in line.lower() and not is_text(json.dumps(record, ensure_ascii=False)):
+        raise DataError(f"{place}: a lone surrogate stands for no character: decode the bytes again, or remove it")
     if not isinstance(record, dict):
         raise DataError(f"{place}: a JSON object is expected, not {type(record).__name__}: {_EXPECTED}, one a line")
     return record

@@ -151,3 +151,10 @@ def test_mistakes(run: Any, folder: Path, arguments: tuple[str, ...], code: int,
 def test_bytes_that_are_no_text(run: Any, folder: Path) -> None:
     result = run("predict", "--model", folder, "--file", "-", input=b"fine\nnot \xff fine\n", exits=1)
     assert "standard input:2" in result.stderr
+
+
+def test_tokens_are_split_at_spaces_and_tabs_alone(run: Any, folder: Path) -> None:
+    shown = run(
+        "predict", "--model", folder, "--tokens", "--jsonl", " Angela\u00a0Merkel  lebt\tin\u3000Berlin . "
+    ).stdout
+    assert json.loads(shown)["text"] == "Angela\u00a0Merkel lebt in\u3000Berlin ."

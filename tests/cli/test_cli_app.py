@@ -172,3 +172,25 @@ def test_every_option_is_called_after_its_argument() -> None:
     for option in options:
         longest = max(option.opts, key=len)
         assert longest == longest.lower() and longest.startswith("--")
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["adapt", "--help"], ["memory", "list", "--help"]])
+def test_help_into_a_closed_pipe_or_a_full_disk_is_quiet(arguments: list[str]) -> None:
+    command = [sys.executable, "-m", "pymetaner", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 141
+    if Path("/dev/full").exists():
+        with open("/dev/full", "w") as full:
+            done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+        assert done.returncode == 1
+        assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+
+
+def test_numbers_and_devices_that_cannot_be(run: Any, folder: Path) -> None:
+    assert "too many" in run("predict", "Ada", "--model", folder, "--threads", 10**20, exits=2).stderr
+    assert "no such device" in run("predict", "Ada", "--model", folder, "--device", "hpu", exits=2).stderr
+    assert "whole number" in run("adapt", "Ada", "--model", folder, "-k", "9" * 5000, exits=2).stderr
+    assert run("memory", "list", folder, "--limit", 10**20).stdout == run("memory", "list", folder).stdout

@@ -111,3 +111,9 @@ def test_a_missing_file_is_a_usage_error(run: Any, folder: Path, tmp_path: Path)
     run("evaluate", folder, tmp_path / "none.conll", exits=2)
     result = run("evaluate", tmp_path / "none", __file__, exits=1)
     assert "does not exist" in result.stderr
+
+
+def test_the_name_of_a_file_is_never_wrapped(run: Any, folder: Path, labelled_file: Path, tmp_path: Path) -> None:
+    file = tmp_path / ("a long name " * 12 + ".conll")
+    file.write_bytes(labelled_file.read_bytes())
+    assert f"{file}: 16 sentences\n" in run("evaluate", folder, file).stdout

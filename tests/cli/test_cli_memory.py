@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from tiny import CORPUS, model_of
 
-from pymetaner import Memory, MetaNER, read
+from pymetaner import Memory, MetaNER, Sentence, read
 from pymetaner.cli.brackets import labelled
 from pymetaner.errors import LabelMismatchError, SaveError, SpanError
 
@@ -240,3 +240,12 @@ def test_a_model_saved_where_its_memory_was_changed_meanwhile(run: Any, folder: 
     newest.memory.clear()
     newest.save_pretrained(own)
     assert not (own / "memory.sqlite").exists()
+
+
+def test_a_sentence_of_any_length_is_a_line_and_a_source_is_shown_without_controls(run: Any, tmp_path: Path) -> None:
+    model = model_of()
+    with Memory(model, tmp_path / "m.sqlite") as memory:
+        memory.add(Sentence(("Ada", *["slept"] * 3000), ("B-PER", *["O"] * 3000)), source="\x1b[31mred\nline")
+    assert len(run("memory", "list", tmp_path / "m.sqlite").stdout.splitlines()) == 1
+    shown = run("memory", "info", tmp_path / "m.sqlite").stdout
+    assert "\x1b" not in shown and "red" in shown and len(shown.splitlines()) == 7

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from tiny import CORPUS
 
@@ -29,3 +30,12 @@ def test_what_it_cannot_do_is_told(run: Any, folder: Path, tmp_path: Path) -> No
     assert "no text has a word" in run("self-train", text, "--model", folder, "--out", tmp_path / "new", exits=1).stderr
     assert "give another folder" in run("self-train", text, "--model", folder, "--out", folder, exits=2).stderr
     assert not (tmp_path / "new").exists()
+
+
+def test_where_nothing_can_be_written_is_told_before_the_work(
+    run: Any, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pymetaner.unlabelled.self_train", lambda *_, **__: pytest.fail("it was trained"))
+    (tmp_path / "texts").write_text("Ada slept\n")
+    shown = run("self-train", tmp_path / "texts", "--model", folder, "--out", tmp_path / "texts" / "x", exits=1).stderr
+    assert "no folder that can be written to" in shown

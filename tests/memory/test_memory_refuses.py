@@ -35,6 +35,7 @@ ADA = labelled("Ada slept", Ada="PER")
         (Sentence((), ()), EmptyDataError, "sentence 1 has no word"),
         (labelled("Ada MISC", MISC="MISC"), LabelMismatchError, "MISC are not in .*LOC, ORG, PER.*sentence 1"),
         (Sentence(("Ada", "\ud800"), ("O", "O")), DataError, "surrogate"),
+        (Sentence(("Ada", ""), ("O", "O")), DataError, "empty word"),
         (Sentence(("Ada",), ("O",), "Ada \ud800", ((0, 3),)), DataError, "surrogate"),
         (Sentence(("Ada",), ("O",), (5,), ((0, 1),)), DataError, r"sentence 1 .* not strings"),
     ],

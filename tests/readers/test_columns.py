@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pymetaner.errors import DataError, EmptyDataError, SettingError, TagError
+from pymetaner.errors import DataError, EmptyDataError, SaveError, SettingError, TagError
 from pymetaner.readers import read, write
 from pymetaner.sentence import Sentence
 from pymetaner.tagging import tags_from_spans
@@ -131,7 +133,7 @@ def test_a_very_long_sentence(tmp_path: Path) -> None:
         ("\tO\nAda\tB-PER\n", DataError, r"data\.conll:1: the word is empty"),
         ("Ada B-PER\nslept O\nhere X-LOC\n", TagError, r"data\.conll:3: 'X-LOC' is not a tag"),
         ("Ada B-PER\nslept NN\n", TagError, r"data\.conll:2: 'NN' is not a tag"),
-        ("Ada S-PER\nslept O\nhere U-LOC\n", TagError, r"data\.conll: the tags mix"),
+        ("Ada S-PER\nslept O\nhere U-LOC\n", TagError, r"data\.conll:3: the tags mix"),
         ("", EmptyDataError, r"data\.conll: there is no sentence"),
         ("\ufeff\n \n-DOCSTART- O\n", EmptyDataError, "no sentence"),
         (b"Ada B-PER\nZo\xeb B-PER\n", DataError, r"data\.conll:2: byte 0xeb is not utf-8"),
@@ -146,7 +148,7 @@ def test_errors_name_file_and_line(tmp_path: Path, content: str | bytes, error: 
 
 
 def test_a_wrong_notation_is_refused_by_file(tmp_path: Path) -> None:
-    with pytest.raises(TagError, match=r"data\.conll: the tag 'S-PER' is not of the notation IOB2"):
+    with pytest.raises(TagError, match=r"data\.conll:1: the tag 'S-PER' is not of the notation IOB2"):
         read(save(tmp_path, "Ada S-PER\nslept O\n"), notation="IOB2")
 
 
@@ -206,3 +208,48 @@ def test_a_word_that_would_break_the_file_is_refused(tmp_path: Path, word: str) 
     with pytest.raises(DataError, match=r"sentence 0: the word .* write format='jsonl'"):
         write(tmp_path / "data.conll", [Sentence((word,), ("O",))], format="columns")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("word", ["-DOCSTART-", "-DOCSTART- x", "# a = b", "# text = Ada slept"])
+def test_words_that_would_be_read_as_marks_are_not_written(tmp_path: Path, word: str) -> None:
+    with pytest.raises(DataError, match="mark of the format"):
+        write(tmp_path / "data.conll", [Sentence((word, "b"), ("O", "O"))], "columns")
+
+
+@pytest.mark.parametrize("word", ["#", "# a", "#a = b", "x-DOCSTART-", "a -DOCSTART-"])
+def test_words_that_look_like_marks_are_read_again(tmp_path: Path, word: str) -> None:
+    sentences = [Sentence((word, "b"), ("B-PER", "O")), Sentence(("c",), ("O",))]
+    write(tmp_path / "data.conll", sentences, "columns")
+    assert read(tmp_path / "data.conll").sentences == sentences
+
+
+def test_encodings_that_make_no_text(tmp_path: Path) -> None:
+    (tmp_path / "data.conll").write_bytes(b"Ada O\n+2AA- O\n")
+    with pytest.raises(DataError, match=r"data\.conll:2: a lone surrogate"):
+        read(tmp_path / "data.conll", encoding="utf-7")
+
+
+def test_a_notation_that_does_not_exist_is_refused_whatever_is_read(tmp_path: Path) -> None:
+    (tmp_path / "data.jsonl").write_text('{"text": "Ada", "spans": []}\n')
+    with pytest.raises(SettingError, match="notation='foo'"):
+        read(tmp_path / "data.jsonl", notation="foo")  # type: ignore[arg-type]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_links_pipes_and_modes_are_kept(tmp_path: Path) -> None:
+    sentences = [Sentence(("Ada",), ("B-PER",))]
+    target, link, pipe = tmp_path / "target.jsonl", tmp_path / "link.jsonl", tmp_path / "pipe.jsonl"
+    target.write_text("old")
+    target.chmod(0o600)
+    link.symlink_to(target)
+    write(link, sentences)
+    assert link.is_symlink() and target.stat().st_mode & 0o777 == 0o600
+    assert read(target).sentences == sentences
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor(1) as pool:
+        found = pool.submit(pipe.read_text)
+        write(pipe, sentences)
+        assert found.result(30) == target.read_text()
+    assert pipe.is_fifo()
+    with pytest.raises(SaveError, match="null"):
+        write("a\0b", sentences)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pymetaner.errors import DataError, EmptyDataError, InputError, LengthMismatchError, SaveError, SpanError, TagError
+from pymetaner.errors import DataError, EmptyDataError, LengthMismatchError, SaveError, SpanError, TagError
 from pymetaner.readers import read, write
 from pymetaner.sentence import Sentence
 from pymetaner.tagging import tags_from_spans
@@ -74,8 +74,10 @@ def test_words_break_at_span_edges(tmp_path: Path) -> None:
         ({"tokens": ["a", ""], "tags": ["O", "O"]}, DataError, "token 1 is ''"),
         ({"tokens": [1], "tags": ["O"]}, DataError, "token 0 is 1"),
         ({"tokens": [], "tags": []}, EmptyDataError, "no token"),
-        ({"tokens": ["\ud800"], "tags": ["O"]}, InputError, "lone surrogate"),
-        ({"text": "a\ud800", "spans": []}, InputError, "character 1 is a lone surrogate"),
+        ({"tokens": ["\ud800"], "tags": ["O"]}, DataError, "lone surrogate"),
+        ({"tokens": ["a"], "tags": ["B-\ud800"]}, DataError, "lone surrogate"),
+        ({"text": "a\ud800", "spans": []}, DataError, "lone surrogate"),
+        ({"text": "ab", "spans": [[0, 1, "\ud800"]]}, DataError, "lone surrogate"),
         ({"text": " ", "spans": []}, EmptyDataError, "blank"),
         ({"text": "Ada", "spans": [[0, 4, "PER"]]}, SpanError, "outside the text of 3"),
         ({"text": "Ada", "spans": [[2, 2, "PER"]]}, SpanError, "empty"),
@@ -163,6 +165,9 @@ def test_what_cannot_be_written_leaves_the_file_as_it_was(tmp_path: Path) -> Non
         (Sentence(("Ada",)), DataError, "sentence 1 .'Ada'. has no tags"),
         (Sentence((), (), " "), EmptyDataError, "sentence 1 has no words"),
         (Sentence(("\ud800",), ("O",)), DataError, "surrogate"),
+        (Sentence(("", "b"), ("O", "B-PER")), DataError, "token 0 is ''"),
+        (Sentence(("ada",), ("B-PER",), "Ada", ((0, 3),)), DataError, "not those that stand in the text"),
+        (Sentence(("Ada",), ("B-PER",), "Ada slept", ((0, 3),)), DataError, "leave out letters"),
     ):
         with pytest.raises(error, match=message):
             write(path, [Sentence(("Bob",), ("B-PER",)), sentence])
