@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pymetaner.errors import InputError, MemoryFileError, SaveError, SettingError
+from pymetaner.forks import unforked
 from pymetaner.memory.bank import as_id
 from pymetaner.memory.file import is_database
 from pymetaner.memory.mirror import Mirror
@@ -117,7 +118,9 @@ class Contents:
         with self._mirror.locked() as store:
             if store.is_at(file):
                 raise SaveError(f"{file} is the memory itself, which an export would overwrite: give another file")
-        if is_database(file):
+        with unforked():
+            another = is_database(file)
+        if another:
             raise SaveError(f"{file} is a database, another memory perhaps: give another file, or delete it first")
         sentences = [sentence for _, sentence in self]
         write(file, sentences, format=format)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pymetaner.errors import SettingError
+from pymetaner.forks import unforked
 from pymetaner.memory.bank import as_id
 from pymetaner.memory.changes import add, adopt, rebuild
 from pymetaner.memory.contents import Contents, absolute
@@ -69,11 +71,13 @@ class Memory(Contents):
         if read_only and (path is None or rebuild):
             raise SettingError("read_only=True needs the path of a memory and rebuild=False: leave one of them out")
         place = None if path is None else absolute(path)
-        if place is None:
-            store = Store.new(encoder.fingerprint, encoder.dim)
-        else:
-            store = Store.read_only_at(place) if read_only else Store.at(place, encoder.fingerprint, encoder.dim)
-        self._start(encoder, store, rebuild, progress)
+
+        def opened() -> Store:
+            if place is None:
+                return Store.new(encoder.fingerprint, encoder.dim)
+            return Store.read_only_at(place) if read_only else Store.at(place, encoder.fingerprint, encoder.dim)
+
+        self._start(encoder, opened, rebuild, progress)
 
     @classmethod
     def load(
@@ -90,12 +94,14 @@ class Memory(Contents):
         """
         check_interface(encoder)
         memory = cls.__new__(cls)
-        memory._start(encoder, Store.copy_of(absolute(path)), rebuild, progress)
+        memory._start(encoder, partial(Store.copy_of, absolute(path)), rebuild, progress)
         return memory
 
-    def _start(self, encoder: SentenceEncoder, store: Store, renew: bool, progress: bool) -> None:
+    def _start(self, encoder: SentenceEncoder, opened: Callable[[], Store], renew: bool, progress: bool) -> None:
+        with unforked():
+            store = opened()
+            self._mirror = Mirror(encoder, store)
         self._path, self._read_only = store.path, store.read_only
-        self._mirror = Mirror(encoder, store)
         try:
             adopt(self._mirror, always=renew, progress=progress)
             len(self)  # loads and checks

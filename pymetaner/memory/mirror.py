@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from itertools import islice
 
 from pymetaner.errors import MemoryFileError
-from pymetaner.forks import ForkSafe
+from pymetaner.forks import ForkSafe, when_unforked
 from pymetaner.memory.bank import Bank
 from pymetaner.memory.encoder import SentenceEncoder, check_encoder, check_types
 from pymetaner.memory.store import Facts, Store
@@ -38,7 +38,7 @@ class Mirror(ForkSafe):
     def __init__(self, encoder: SentenceEncoder, store: Store) -> None:
         self.encoder = encoder
         self._store: Store | None = store
-        self._closing = weakref.finalize(self, store.close)  # at exit at the latest
+        self._closing = weakref.finalize(self, when_unforked, store.close)  # at exit at the latest
         self.readings = 0
         self._forget()
         super().__init__()
@@ -119,8 +119,9 @@ class Mirror(ForkSafe):
     def close(self) -> None:
         """Closes the store; a second time does nothing."""
         with self._lock:
-            self._store = None
-            self._closing()
+            store, self._store = self._store, None
+            if store is not None and self._closing.detach():
+                store.close()
 
     def _sync(self, store: Store) -> None:
         version = store.version()
