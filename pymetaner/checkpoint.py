@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import (
@@ -47,6 +46,7 @@ from pymetaner.network import head_of, longest_window
 from pymetaner.packing import pack_tensors, unpack_file
 from pymetaner.randomness import seeding
 from pymetaner.settings import STEP_SIZES, Settings
+from pymetaner.view import borrowed_view
 
 if TYPE_CHECKING:
     from pymetaner.model import MetaNER
@@ -55,7 +55,6 @@ __all__ = ["default_settings", "find", "label_names", "load", "new", "save"]
 
 WEIGHTS, PACKED = "model.safetensors", "model.packed.safetensors"
 FORMAT = 1
-_BAD_FILE = (OSError, ValueError, KeyError, SafetensorError, RuntimeError, json.JSONDecodeError)
 _HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", MEMORY]
 
 Model = TypeVar("Model", bound="MetaNER")
@@ -94,6 +93,8 @@ def load(cls: type[Model], folder: Path, *, labels: Sequence[str] | None, dtype:
     if settings is None:
         settings = replace(default_settings(network, tokenizer), decoding="argmax")
     model = cls(network, tokenizer, labels=scheme, settings=settings)
+    with borrowed_view(network, settings.freeze_layers):
+        pass  # refuses layers that cannot be read; what it found out is kept
     if (folder / MEMORY).exists():
         model.memory = Memory.load(model, folder / MEMORY)
     return model
@@ -130,7 +131,7 @@ def label_names(config: Any) -> list[str]:
 def _read_config(folder: Path) -> Any:
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except _BAD_FILE as error:
+    except Exception as error:  # a damaged config raises whatever its first use does
         raise ModelFileError(
             f"{folder / CONFIG} cannot be read as a model config ({_first_line(error)}): expected the folder of a "
             "Hugging Face model"
@@ -167,7 +168,11 @@ def _read_tokenizer(folder: Path, network: PreTrainedModel) -> PreTrainedTokeniz
         )
     except Exception as error:  # the tokenizers library raises bare Exception on a damaged file
         raise ModelFileError(f"the tokenizer in {folder} cannot be read ({_first_line(error)})") from error
-    pieces, embeddings = len(tokenizer), len(cast(Tensor, network.get_input_embeddings().weight))
+    try:
+        embeddings = len(cast(Tensor, network.get_input_embeddings().weight))
+    except (NotImplementedError, AttributeError):  # CANINE, which reads characters
+        return tokenizer
+    pieces = len(tokenizer)
     if 2 * pieces < embeddings:  # where its files are missing, transformers makes an empty one and says nothing
         raise ModelFileError(
             f"the tokenizer in {folder} knows {pieces} pieces, but the encoder {embeddings}: its files "
@@ -217,7 +222,7 @@ def _read_network(folder: Path, config: Any, dtype: torch.dtype, new_head: bool 
                 output_loading_info=True,
             )
             missing = sorted(info["missing_keys"])
-    except _BAD_FILE as error:
+    except Exception as error:  # a damaged config, too, may raise anything here
         raise ModelFileError(
             f"the weights in {folder} cannot be read ({_first_line(error)}): the file is truncated, damaged or of "
             "another model; fetch or save it again"

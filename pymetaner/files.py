@@ -33,11 +33,11 @@ def write_atomically(path: Path, data: bytes) -> None:
         SaveError: if it cannot be written.
     """
     try:
-        path = Path(os.path.realpath(path))
         before = path.stat().st_mode if path.exists() else None
-        if before is not None and not stat.S_ISREG(before):
+        if before is not None and not stat.S_ISREG(before):  # first: what /dev/stdout leads to has no path
             path.write_bytes(data)
             return
+        path = Path(os.path.realpath(path))
     except (OSError, ValueError) as error:
         raise SaveError(f"{path} could not be written ({error})") from error
     try:
@@ -47,11 +47,11 @@ def write_atomically(path: Path, data: bytes) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "xb") as file:
+            if before is not None:
+                temporary.chmod(stat.S_IMODE(before))  # before there is anything to be read
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        if before is not None:
-            temporary.chmod(stat.S_IMODE(before))
         os.replace(temporary, path)
     except OSError as error:
         with contextlib.suppress(OSError):

@@ -9,11 +9,13 @@ begins with a new lock, and without what that thread had half done.
 
 from __future__ import annotations
 
+import _thread
 import os
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Generic, TypeVar
 
 __all__ = ["ForkSafe", "PerObject", "anew_in_child", "unforked", "when_unforked"]
@@ -25,69 +27,132 @@ Value = TypeVar("Value")
 class ForkSafe:
     """An object with a lock, `_lock`, held for moments only: a fork waits for it, and a child finds it free.
 
-    A fork takes the locks of all, in any order: who holds one must not wait for another, nor make such an object.
+    A fork takes the locks of all, in any order: who holds one must not wait for another, nor enter `unforked`.
     """
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
-        with _forking:
+        with unforked():  # a fork in the middle would not take its lock
             _living.add(self)
 
     def suspend(self) -> None:
         """Lets go of what may not cross a fork; called with the lock held."""
 
 
+_living: weakref.WeakSet[ForkSafe] = weakref.WeakSet()
+_held: list[ForkSafe] = []
+
+
+class _Gate:
+    """Any number of threads are inside, or one is forking."""
+
+    def __init__(self, inside: int = 0) -> None:
+        self.changed = threading.Condition()
+        self.inside = inside
+        self.forking: int | None = None  # the thread that is
+
+
+_gate = _Gate()
+_own = threading.local()  # `depth`: how often this thread is inside
+_put_off: list[Callable[[], object]] = []
+_of_the_parent: list[Callable[[], object]] = []  # kept alive in a child: to free them would be to close them
+
+
+def _depth() -> int:
+    depth: int = getattr(_own, "depth", 0)
+    return depth
+
+
+def _enter(wait: bool) -> bool:
+    with _gate.changed:
+        while _gate.forking not in (None, threading.get_ident()) and not _depth():
+            if not wait:
+                return False
+            _gate.changed.wait()
+        _gate.inside += 1
+        _own.depth = _depth() + 1
+        return True
+
+
+def _leave() -> None:
+    with _gate.changed:
+        _gate.inside -= 1
+        _own.depth -= 1
+        _gate.changed.notify_all()
+
+
 @contextmanager
 def unforked() -> Iterator[None]:
-    """Within it, which lasts moments only, no other thread forks: for SQLite where no `ForkSafe` object is locked."""
-    with _forking:
+    """Within it no other thread forks: for SQLite where no `ForkSafe` object is locked."""
+    _enter(wait=True)
+    try:
         yield
+    finally:
+        _leave()
 
 
 def when_unforked(close: Callable[[], object]) -> None:
-    """Calls it now, or, if a fork is going on, after it; never waits, so a finaliser may ask for it.
+    """Calls it now, or, if another thread is forking, after that; never waits for it, so a finaliser may ask.
 
     A child never calls what was put off: that belongs to the parent.
     """
-    if _forking.acquire(blocking=False):
+    _put_off.append(close)
+    _close_what_was_put_off()
+
+
+def _close_what_was_put_off() -> None:
+    while _put_off and _enter(wait=False):
         try:
-            close()
+            with suppress(IndexError):  # another thread was faster
+                _put_off.pop()()
         finally:
-            _forking.release()
-    else:
-        _put_off.append(close)
-
-
-_living: weakref.WeakSet[ForkSafe] = weakref.WeakSet()
-_forking = threading.RLock()  # held during a fork, so that no other begins, and no object is made
-_held: list[ForkSafe] = []
-_put_off: list[Callable[[], object]] = []
-_of_the_parent: list[Callable[[], object]] = []  # kept alive: to free them would close them
+            _leave()
 
 
 def _before() -> None:
-    _forking.acquire()
-    for item in list(_living):
-        item._lock.acquire()
-        _held.append(item)
-        item.suspend()
+    me, problem, is_ready = threading.get_ident(), None, False
+    while not is_ready:
+        try:  # Python forks whatever a hook raises, Ctrl-C while it waits, say
+            with _gate.changed:
+                _gate.changed.wait_for(lambda: _gate.forking in (None, me))
+                _gate.forking = me
+                _gate.changed.wait_for(lambda: _gate.inside == _depth())
+            for item in list(_living):
+                if item not in _held:
+                    item._lock.acquire()
+                    _held.append(item)
+                item.suspend()
+            is_ready = True
+        except BaseException as error:
+            problem = error
+    if isinstance(problem, KeyboardInterrupt):
+        _thread.start_new_thread(_interrupt_soon, ())
+    elif problem is not None:
+        raise problem
+
+
+def _interrupt_soon() -> None:
+    time.sleep(0.05)  # after the hooks, in which it would go unnoticed again
+    _thread.interrupt_main()
 
 
 def _in_parent() -> None:
     while _held:
         _held.pop()._lock.release()
-    while _put_off:
-        _put_off.pop()()
-    _forking.release()
+    with _gate.changed:
+        _gate.forking = None
+        _gate.changed.notify_all()
+    _close_what_was_put_off()
 
 
 def _in_child() -> None:
-    global _forking
-    _forking = threading.RLock()
+    global _gate
+    _gate = _Gate(_depth())
     _of_the_parent.extend(_put_off)
     _put_off.clear()
-    while _held:
-        _held.pop()._lock = threading.RLock()
+    for item in list(_living):
+        item._lock = threading.RLock()
+    _held.clear()
 
 
 _register: Any = getattr(os, "register_at_fork", None)  # Windows has neither fork nor this

@@ -48,7 +48,7 @@ class LabelScheme:
                 piece of each word, further ones ``"X"`` and the special ones ``"[CLS]"`` and ``"[SEP]"``, last in the
                 scheme. No word is ever tagged with these.
         """
-        names = [] if isinstance(types, str) else list(dict.fromkeys(types))
+        names = [] if isinstance(types, str) or not isinstance(types, Iterable) else list(dict.fromkeys(types))
         if not names or any(not isinstance(name, str) or not name or name == "O" for name in names):
             raise LabelSchemeError(f"entity types {types!r}: expected one or more names other than 'O', in a list")
         others = _OTHERS if label_all_pieces else ()
@@ -84,7 +84,10 @@ class LabelScheme:
         Raises:
             LabelSchemeError: if a tag stands twice, no tag is ``"O"``, or letters have no type.
         """
-        names = tuple(tags)
+        is_list = isinstance(tags, Iterable) and not isinstance(tags, str)
+        names = tuple(tags) if is_list else ()
+        if not is_list or not all(isinstance(name, str) for name in names):
+            raise LabelSchemeError(f"the labels {tags!r}: expected the tag of each logit, a string, in a list")
         if len(set(names)) != len(names):
             raise LabelSchemeError(f"the labels {names} name a tag twice: give each logit its own with `labels=`")
         bare = set(names) - {"O"}
@@ -96,6 +99,8 @@ class LabelScheme:
             )
         parts = [part for part in split_tags(bare).values() if part]
         letters = {letter for letter, _ in parts}
+        if letters & set("ES") and letters & set("LU"):
+            raise LabelSchemeError(f"the labels {names} mix E-/S- (BIOES) with L-/U- (BILOU): expected one notation")
         types = {letter: {name for mark, name in parts if mark == letter} for letter in "BI"}
         notation: Notation
         if not letters & set("BI") and len(parts) < len(bare):

@@ -54,21 +54,30 @@ def forward(network: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor)
 def check_network(network: PreTrainedModel) -> None:
     """Raise UnsupportedModelError unless `forward` computes what the network itself computes."""
     probe = torch.arange(4, device=network.device).view(1, 4)
+    ones, fill = torch.ones_like(probe), int(getattr(network.config, "pad_token_id", None) or 0)
     was_training = network.training
     network.eval()
     try:
         with torch.inference_mode():
-            logits, _ = forward(network, probe, torch.ones_like(probe))
-            expected = network(probe, torch.ones_like(probe)).logits
+            logits, _ = forward(network, probe, ones)
+            expected = network(input_ids=probe, attention_mask=ones).logits
             same = torch.allclose(logits, expected, atol=1e-4, equal_nan=True)
+            padded, _ = forward(network, torch.cat([probe, ones * fill], 1), torch.cat([ones, ones * 0], 1))
+            apart = float((padded[:, :4] - logits).abs().nan_to_num().max() / (1 + logits.abs().nan_to_num().max()))
         layers_of(network)
-    except (TypeError, ValueError, RuntimeError, AttributeError) as error:
+    except UnsupportedModelError:
+        raise
+    except Exception as error:  # whatever a network that asks for other things raises
         raise UnsupportedModelError(_unsupported(network, str(error))) from error
     finally:
         network.train(was_training)
     if not same:
         raise UnsupportedModelError(
             _unsupported(network, "its head is not a chain of modules on the last hidden state")
+        )
+    if apart > (0.01 if network.dtype in (torch.float32, torch.float64) else 0.1):
+        raise UnsupportedModelError(
+            _unsupported(network, f"padding changes its logits, by {apart:.2f}, so they would depend on the batch")
         )
 
 
@@ -91,6 +100,8 @@ def layers_of(network: PreTrainedModel) -> nn.ModuleList:
 def longest_window(network: PreTrainedModel) -> int:
     """The most pieces, special tokens included, that the encoder can read at once."""
     longest = getattr(network.config, "max_position_embeddings", None) or sys.maxsize
+    if longest < 1:  # XLNet's -1: no limit
+        longest = sys.maxsize
     for name, module in encoder_of(network).named_modules():
         if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
             # The positions of RoBERTa and its kin start behind the padding id.

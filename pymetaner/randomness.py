@@ -14,15 +14,16 @@ __all__ = ["seeding"]
 def seeding(device: torch.device) -> Iterator[Callable[[int], None]]:
     """Gives a function that seeds the generators of the CPU and of a device; afterwards they are as they were.
 
-    `torch.manual_seed` would seed those of every other GPU too.
+    `torch.manual_seed` would seed those of every other GPU too. Devices that are neither CPU nor CUDA are not set back.
     """
-    on_gpu = device.type == "cuda"
 
     def seed(value: int) -> None:
         torch.default_generator.manual_seed(value)
-        if on_gpu:
+        if device.type == "cuda":
             with torch.cuda.device(device):
                 torch.cuda.manual_seed(value)
+        elif device.type != "cpu":
+            torch.manual_seed(value)
 
-    with torch.random.fork_rng(devices=[device] if on_gpu else []):
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         yield seed

@@ -30,7 +30,8 @@ def split_tags(tags: Iterable[str]) -> dict[str, tuple[str, str] | None]:
     """(letter, type) of every distinct tag, ``("O", "")`` outside an entity, None where a tag is not understood.
 
     The separator is ``-`` or ``_``, the letter may be lower-case. The letter comes first; if that reading fails
-    for some tag while letter-last (``PER-B``) fits all of them, letter-last is taken.
+    for some tag while letter-last (``PER-B``) fits all of them, or letter-first none and letter-last two of a type,
+    letter-last is taken.
 
     Example:
         >>> split_tags(["O", "B-PER", "PER"])
@@ -42,6 +43,11 @@ def split_tags(tags: Iterable[str]) -> dict[str, tuple[str, str] | None]:
         letter_last = {tag: _split(tag, tag[-1:], tag[-2:-1], tag[:-2]) for tag in distinct}
         if None not in letter_last.values():
             return letter_last
+        if not any(part not in (None, _OUTSIDE) for part in letter_first.values()):
+            # A name may end in a letter by chance, but not with two letters.
+            names = [part[1] for part in letter_last.values() if part and part != _OUTSIDE]
+            if len(set(names)) < len(names):
+                return letter_last
     return letter_first
 
 

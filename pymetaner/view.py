@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from pymetaner.errors import UnsupportedModelError
 from pymetaner.forks import PerObject
 from pymetaner.network import adapted_groups, forward, layers_of, weight_sharing_copy
 
@@ -126,6 +127,15 @@ class View:
 
         ids, mask = self._probe()
         logits = self.upper(ids, mask, None, note)
+        if self.tapped is None or self.tapped.shape[:2] != ids.shape:
+            raise UnsupportedModelError(
+                f"{type(self.network).__name__} cannot be read: its layers do not give a hidden state for each piece"
+            )
+        # Of those that share an input the first by definition, which need not be the first to be called.
+        places = {name: i for i, name in enumerate(self.modules)}
+        firsts: dict[str, str] = {}
+        for name, shared in sorted(self.source.items(), key=lambda item: places[item[0]]):
+            self.source[name] = firsts.setdefault(shared, name)
         if self.one_by_one:
             self.source = {name: name for name in self.source}
         self.unheard = frozenset(self.modules) - (read.keys() - odd)

@@ -276,6 +276,7 @@ class Memory(Contents):
         Raises:
             SaveError: if it cannot be written (a full disk, no folder), or would undo what others have changed there
                 since this memory was loaded from there or saved there; what was there stays.
+            MemoryFileError: if there can be no file of that name.
         """
         with self._mirror.locked() as store:
             store.save(absolute(path))

@@ -90,14 +90,23 @@ def _place_of_trouble(
     written: Mapping[str, str], first_seen: Mapping[str, str], notation: Notation | None
 ) -> str | None:
     """Where the first tag stands that does not go with the notation, or with the tags before it."""
-    before: list[list[str]] = []
-    for tag, place in first_seen.items():
-        before.append([written[tag]])
+    tags = list(first_seen)
+
+    def agree(count: int) -> bool:
+        some = [[written[tag]] for tag in tags[:count]]
         try:
-            to_iob2(before[-1], notation or detect_notation(before))
+            found = notation or detect_notation(some)
+            return all(to_iob2(each, found) for each in some)
         except DataError:
-            return place
-    return None
+            return False
+
+    good, bad = 0, len(tags)  # how many agree, and how many do not
+    if agree(bad):
+        return None
+    while bad - good > 1:
+        middle = (good + bad) // 2
+        good, bad = (middle, bad) if agree(middle) else (good, middle)
+    return first_seen[tags[good]]
 
 
 def tokens_and_tags(sentence: Sentence) -> tuple[tuple[str, ...], tuple[str, ...]]:

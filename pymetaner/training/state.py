@@ -85,6 +85,7 @@ class TrainingState:
             ModelFileError: if it is damaged.
         """
         if not self.path.exists():
+            self._sweep()
             return 0
         try:
             with safe_open(str(self.path), framework="pt") as file:

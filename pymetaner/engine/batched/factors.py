@@ -141,6 +141,11 @@ class WindowFactors:
 
 def check_adaptable(view: View) -> None:
     """Raise UnsupportedModelError unless every adapted module is a Linear, or a LayerNorm of the last dimension."""
+    names = [name for group in view.groups for name in group]
+    if len(set(names)) < len(names):
+        raise UnsupportedModelError(
+            "some layers are one and the same, so the batched engine cannot adapt them: use engine='reference'"
+        )
     for name, module in view.modules.items():
         if name in view.unheard or (isinstance(module, nn.LayerNorm) and len(module.normalized_shape) != 1):
             raise UnsupportedModelError(
