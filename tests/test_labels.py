@@ -158,3 +158,23 @@ def test_any_ids_decode_to_valid_tags(ids, notation):
     assert len(tags) == len(ids)
     for before, tag in zip(("O", *tags), tags, strict=False):
         assert not tag.startswith("I-") or before[2:] == tag[2:]
+
+
+def test_names_of_no_entity_beside_letters_at_the_end():
+    scheme = LabelScheme.from_tags(["O", "PER-B", "PER-I", "LOC-B", "LOC-I", "X", "[CLS]"])
+    assert (scheme.notation, scheme.types) == ("IOB2", {"PER", "LOC"})
+    assert scheme.decode([1, 2, 5, 3]) == ("B-PER", "I-PER", "O", "B-LOC")
+    bare = LabelScheme.from_tags(["O", "PROTEIN", "TYPE_I", "GENE-B"])  # no type with two letters: bare names
+    assert bare.types == {"PROTEIN", "TYPE_I", "GENE-B"}
+
+
+@pytest.mark.parametrize("tags", [5, None, "OB", ["O", 1], ["O", None], ["O", "L-PER", "S-PER"]])
+def test_labels_that_cannot_be(tags):
+    with pytest.raises(LabelSchemeError):
+        LabelScheme.from_tags(tags)
+
+
+@pytest.mark.parametrize("types", [5, None, [None], []])
+def test_types_that_cannot_be(types):
+    with pytest.raises(LabelSchemeError):
+        LabelScheme.from_types(types)

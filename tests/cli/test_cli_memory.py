@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -249,3 +252,10 @@ def test_a_sentence_of_any_length_is_a_line_and_a_source_is_shown_without_contro
     assert len(run("memory", "list", tmp_path / "m.sqlite").stdout.splitlines()) == 1
     shown = run("memory", "info", tmp_path / "m.sqlite").stdout
     assert "\x1b" not in shown and "red" in shown and len(shown.splitlines()) == 7
+
+
+@pytest.mark.skipif(not Path("/dev/stdout").exists(), reason="needs /dev/stdout")
+def test_an_export_goes_into_a_pipe(folder: Path) -> None:
+    command = shlex.join([sys.executable, "-m", "pymetaner", "memory", "export", str(folder), "/dev/stdout"])
+    done = subprocess.run(["sh", "-c", f"{command} | cat"], capture_output=True, text=True, check=True)
+    assert len([line for line in done.stdout.splitlines() if line.startswith("{")]) == len(CORPUS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import signal
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 from memory_fakes import FakeEncoder, edit, forked, joined, labelled, numbered
 
+from pymetaner import forks
 from pymetaner.errors import LabelMismatchError, MemoryFileError, SaveError
 from pymetaner.forks import ForkSafe
 from pymetaner.memory import Memory
@@ -316,3 +318,65 @@ def test_numbers_of_numpy(memory: Memory, encoder: FakeEncoder) -> None:
     memory.add([numbered(i) for i in range(4)])
     queries = encoder.embed([numbered(1)])
     assert memory.search(queries, np.int64(2)) == memory.search(queries, 2)  # type: ignore[arg-type]
+
+
+def test_opening_one_memory_holds_up_no_other(encoder: FakeEncoder, path: Path) -> None:
+    with Memory(encoder, path) as memory:
+        memory.add(numbered(0))
+    inside, leave = threading.Event(), threading.Event()
+
+    def stay() -> None:
+        with forks.unforked():
+            inside.set()
+            leave.wait(60)
+
+    thread = threading.Thread(target=stay)
+    thread.start()
+    inside.wait()
+    with alarm(30, TimeoutError):
+        assert len(Memory.load(encoder, path)) == 1
+        dropped = Memory(encoder, path)
+        dropped.add(numbered(1))
+        del dropped
+        gc.collect()
+    assert [p.name for p in path.parent.iterdir()] == [path.name]  # closed at once
+    leave.set()
+    thread.join()
+
+
+def test_a_memory_that_is_dropped_during_a_fork_is_closed_after_it() -> None:
+    order: list[str] = []
+
+    class Slow(ForkSafe):
+        def suspend(self) -> None:
+            thread = threading.Thread(target=lambda: forks.when_unforked(lambda: order.append("closed")))
+            thread.start()
+            thread.join()
+            order.append("suspended")
+
+    slow = Slow()
+    assert joined(forked(lambda: order.append("never in the child"))) == 0
+    assert order == ["suspended", "closed"] and slow is not None
+
+
+def test_an_interrupt_while_a_fork_waits_is_raised_after_it() -> None:
+    inside, leave = threading.Event(), threading.Event()
+
+    def stay() -> None:
+        with forks.unforked():
+            inside.set()
+            time.sleep(1)
+            leave.set()
+
+    thread = threading.Thread(target=stay)
+    thread.start()
+    inside.wait()
+    pids: list[int] = []
+    with pytest.raises(KeyboardInterrupt), alarm(0.3, KeyboardInterrupt):
+        pids.append(forked(lambda: None))
+        assert leave.is_set()
+        time.sleep(30)
+    assert joined(pids[0]) == 0
+    thread.join()
+    with forks.unforked():  # nothing is held any more
+        assert joined(forked(lambda: None)) == 0
