@@ -26,7 +26,7 @@ from pymetaner.learning import learning_of
 from pymetaner.words import regroup
 
 RESULTS = Path(__file__).parent / "results" / "low_resource.jsonl"
-# The paper's step size, made for another encoder, and that of `k="all"`; neither is picked by the test set.
+# The paper's step size, made for another encoder, and ten times that; neither is picked by the test set.
 RATES = (1e-5, 1e-4)
 METHODS = ("plain", *(f"finetuned, {lr:g}" for lr in RATES), "memory")
 
