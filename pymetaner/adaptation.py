@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import overload
 
 from pymetaner.cache import FactorCache
@@ -14,7 +14,6 @@ from pymetaner.model import MetaNER
 from pymetaner.result import Result
 from pymetaner.sentence import Sentence
 from pymetaner.tagger import tag
-from pymetaner.words import regroup
 
 __all__ = ["adapt", "predict"]
 
@@ -131,8 +130,7 @@ def adapt(
         >>> [(e.text, e.label) for e in result.entities]  # doctest: +SKIP
         [('Marie Curie', 'PER'), ('Varsovia', 'LOC')]
     """
-    given = list(x) if isinstance(x, Iterable) and not isinstance(x, (str, bytes, dict, Sentence)) else x
-    sentences, single = as_sentences(given)
+    inputs = as_sentences(x)
     learning = learning_of(
         model,
         memory,
@@ -152,23 +150,17 @@ def adapt(
         memory_bytes=memory_bytes,
         progress=progress,
     )
-    # A labelled sentence is read without the cuts that its labels make, but stands in the memory with them.
-    items = given if isinstance(given, list) else [given]
-    itself = [
-        [item, regroup(item), read] if isinstance(item, Sentence) else [read]
-        for item, read in zip(items, sentences, strict=True)
-    ]
-    tagged, profile = tag(model, sentences, learning, computation, itself)
+    tagged, profile = tag(model, inputs.sentences, learning, computation, inputs.originals)
     results = [item.result(profile) for item in tagged]
-    return results[0] if single else results
+    return results[0] if inputs.single else results
 
 
 def predict(
     model: MetaNER, x: Taggable, *, batch_size: int = 16, precision: Precision = "fp32", progress: bool = False
 ) -> Result | list[Result]:
     """The entities of each sentence as the model stands; arguments and result as for `adapt`."""
-    sentences, single = as_sentences(x)
+    inputs = as_sentences(x)
     computation = Computation(batch_size=batch_size, precision=precision, progress=progress)
-    tagged, profile = tag(model, sentences, None, computation)
+    tagged, profile = tag(model, inputs.sentences, None, computation)
     results = [item.result(profile) for item in tagged]
-    return results[0] if single else results
+    return results[0] if inputs.single else results

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
-from pymetaner.checks import whole
+from pymetaner.checks import present_device, whole
 from pymetaner.errors import SettingError
 from pymetaner.forks import ForkSafe
 
@@ -50,10 +50,7 @@ class FactorCache(ForkSafe):
         self.cache_bytes = whole("cache_bytes", cache_bytes)
         if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
             raise SettingError(f"dtype={dtype!r}: expected a floating-point type, such as torch.bfloat16")
-        try:
-            self.device = None if device is None else torch.empty(0, device=device).device
-        except (RuntimeError, TypeError, AssertionError, NotImplementedError, ImportError) as error:
-            raise SettingError(f"device={device!r}: expected cpu, cuda, cuda:1, ... that is there ({error})") from error
+        self.device = None if device is None else present_device("device", device)
         self.dtype = dtype
         self.hits = 0
         self.misses = 0

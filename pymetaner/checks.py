@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from numbers import Integral, Real
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pymetaner.errors import SettingError
 
-__all__ = ["LARGEST_SEED", "keep", "number", "one_of", "several", "step_sizes", "truth", "whole"]
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["LARGEST_SEED", "keep", "number", "one_of", "present_device", "several", "step_sizes", "truth", "whole"]
 
 LARGEST_SEED = 2**32 - 1
 
@@ -93,6 +96,26 @@ def truth(name: str, value: object) -> bool:
     if not isinstance(value, bool):
         raise SettingError(f"{name}={value!r}: expected True or False")
     return value
+
+
+def present_device(name: str, value: str | torch.device) -> torch.device:
+    """The device, if it is there and holds numbers.
+
+    Raises:
+        SettingError: if it is not.
+    """
+    import torch  # the command line checks other settings before it takes the time for it
+
+    try:
+        found = torch.empty(0, device=value).device
+        if found.type == "meta":
+            raise NotImplementedError("meta holds no numbers")
+    except (RuntimeError, TypeError, AssertionError, NotImplementedError, ImportError) as error:
+        reason = str(error).split("\n", 1)[0]
+        raise SettingError(
+            f"{name}={value!r}: there is no such device here ({reason}): expected cpu, cuda, cuda:1, ..."
+        ) from None
+    return found
 
 
 def one_of(name: str, value: object, options: Sequence[object]) -> None:

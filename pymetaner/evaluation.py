@@ -13,7 +13,6 @@ from pymetaner.model import MetaNER
 from pymetaner.scoring import Score, Scoring, drop_types, score
 from pymetaner.sentence import Sentence, check_sentences
 from pymetaner.tagger import tag
-from pymetaner.words import regroup
 
 __all__ = ["Evaluation", "evaluate"]
 
@@ -81,8 +80,7 @@ def evaluate(
     computation = Computation(
         batch_size=batch_size, precision=precision, cache=model.cache, memory_bytes=memory_bytes, progress=progress
     )
-    itself = [(sentence, regroup(sentence), read) for sentence, read in zip(gold, blind, strict=True)]
-    tagged, _ = tag(model, blind, learning, computation, itself)
+    tagged, _ = tag(model, blind, learning, computation, gold)
     truth: list[tuple[str, ...]] = []
     plain: list[tuple[str, ...]] = []
     adapted: list[tuple[str, ...]] = []

@@ -19,9 +19,9 @@ STAGE = ".saving-"
 """How the name of the folder begins in which a model is put together."""
 
 
-def unfinished(path: Path) -> Path:
+def unfinished(path: Path) -> str:
     """How the name of a file begins that is to take the place of another."""
-    return path.with_name(f".{path.name}-")
+    return f".{path.name}-"
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -41,7 +41,7 @@ def write_atomically(path: Path, data: bytes) -> None:
     except (OSError, ValueError) as error:
         raise SaveError(f"{path} could not be written ({error})") from error
     try:
-        temporary = Path(f"{unfinished(path)}{secrets.token_hex(4)}")
+        temporary = path.with_name(unfinished(path) + secrets.token_hex(4))
     except ValueError as error:
         raise SaveError(f"{path} is no name of a file ({error})") from error
     try:

@@ -3,20 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from pymetaner.blinding import blinded
 from pymetaner.errors import InputError
 from pymetaner.sentence import Sentence, is_text
 from pymetaner.words import regroup, sentence_from_text
 
-__all__ = ["Taggable", "as_sentences"]
+__all__ = ["Inputs", "Taggable", "as_sentences"]
 
 Taggable: TypeAlias = "str | Sentence | Iterable[str | Sentence | Sequence[str]]"
 
 
-def as_sentences(x: Taggable) -> tuple[list[Sentence], bool]:
-    """The sentences of an input, and whether it was a single one.
+class Inputs(NamedTuple):
+    """What was given to tag.
+
+    Attributes:
+        sentences: what is read, without labels that could show where words end.
+        originals: each as it was given, where that was a Sentence.
+        single: whether a single one was given, not a list.
+    """
+
+    sentences: list[Sentence]
+    originals: list[Sentence]
+    single: bool
+
+
+def as_sentences(x: Taggable) -> Inputs:
+    """The sentences of an input.
 
     A string is one sentence, segmented into words; an item of a list is a string, a list of tokens, or a Sentence. Runs
     of one-character Chinese tokens are regrouped into words.
@@ -25,10 +39,15 @@ def as_sentences(x: Taggable) -> tuple[list[Sentence], bool]:
         InputError: for anything else, naming the item.
     """
     if isinstance(x, (str, Sentence)):
-        return [_sentence(x, "the input")], True
+        read = _sentence(x, "the input")
+        return Inputs([read], [x if isinstance(x, Sentence) else read], True)
     if isinstance(x, (bytes, dict)) or not isinstance(x, Iterable):
         raise InputError(_expected("the input", x))
-    return [_sentence(item, f"item {i}") for i, item in enumerate(x)], False
+    inputs = Inputs([], [], False)
+    for i, item in enumerate(x):
+        inputs.sentences.append(_sentence(item, f"item {i}"))
+        inputs.originals.append(item if isinstance(item, Sentence) else inputs.sentences[-1])
+    return inputs
 
 
 def _sentence(item: object, where: str) -> Sentence:

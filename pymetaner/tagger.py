@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -32,6 +32,7 @@ from pymetaner.reading import Reading
 from pymetaner.result import Profile, Result, Support
 from pymetaner.sentence import Sentence
 from pymetaner.whole_memory import model_of_memory
+from pymetaner.words import regroup
 
 __all__ = ["Tagged", "tag"]
 
@@ -67,7 +68,7 @@ def tag(
     sentences: Sequence[Sentence],
     learning: Learning | None,
     computation: Computation,
-    itself: Sequence[Collection[Sentence]] | None = None,
+    originals: Sequence[Sentence] | None = None,
 ) -> tuple[list[Tagged], Profile]:
     """The sentences tagged by the model as it stands and, if there is something to learn from, adapted.
 
@@ -76,16 +77,17 @@ def tag(
         sentences: what is tagged.
         learning: what to learn from, and how.
         computation: batch size, precision, cache and progress.
-        itself: what each sentence may stand as in the memory, for `exclude_self`; by default as it is.
+        originals: each sentence as it was given, labels and all, since `exclude_self` looks for it in the memory, where
+            words are cut at the edges of labels; by default as it is.
     """
     tagging = _Tagging(model, learning, computation)
     chunks = list(_chunks(sentences))
     if len(chunks) > 1:
         tagging.computation = replace(computation, progress=False)  # one bar over all chunks instead
-    names = [(sentence,) for sentence in sentences] if itself is None else itself
+    originals = sentences if originals is None else originals
     tagged: list[Tagged] = []
     for chunk in track(chunks, "tagging", computation.progress and len(chunks) > 1):
-        tagged += tagging.run(chunk, names[len(tagged) : len(tagged) + len(chunk)])
+        tagged += tagging.run(chunk, originals[len(tagged) : len(tagged) + len(chunk)])
     return tagged, tagging.profile(len(sentences))
 
 
@@ -104,9 +106,10 @@ class _Tagging:
             if isinstance(learning.inner, FineTuning):
                 self.engine = "fine-tuned"
 
-    def run(self, sentences: Sequence[Sentence], itself: Sequence[Collection[Sentence]]) -> list[Tagged]:
+    def run(self, sentences: Sequence[Sentence], originals: Sequence[Sentence]) -> list[Tagged]:
         """The sentences tagged."""
         model, computation = self.model, self.computation
+        excluded = self._excluded(sentences, originals)
         started = time.perf_counter()
         with computing_in(computation.precision, model.network):
             readings = model.read(
@@ -122,7 +125,6 @@ class _Tagging:
         logits: list[NDArray[np.floating[Any]]] | None = None
         if self.learning is not None and self.learning.k and sentences:
             started = time.perf_counter()
-            excluded = self._excluded(itself)
             supports = _supports(model, sentences, np.stack([r.vector for r in readings]), self.learning, excluded)
             self._spent("searching", started)
             started = time.perf_counter()
@@ -135,7 +137,7 @@ class _Tagging:
             self._spent("adapting", started)
         if self.learning is not None and self.learning.knn and sentences:
             started = time.perf_counter()
-            votes = self._votes(self._excluded(itself), readings, self.learning)
+            votes = self._votes(excluded, readings, self.learning)
             logits = list(fused(logits or [r.logits for r in readings], votes, self.learning.knn))
             self._spent("searching", started)
         adapted = base if logits is None else decode(logits, model.labels, model.settings.decoding)
@@ -144,12 +146,13 @@ class _Tagging:
             for sentence, before, after, hits in zip(sentences, base, adapted, supports, strict=True)
         ]
 
-    def _excluded(self, itself: Sequence[Collection[Sentence]]) -> list[frozenset[int]] | None:
-        """The ids in the memory of what each sentence is itself, if it must not learn from that."""
+    def _excluded(self, sentences: Sequence[Sentence], originals: Sequence[Sentence]) -> list[frozenset[int]] | None:
+        """The ids in the memory of each sentence itself, however it is cut there, if it must not learn from that."""
         if self.learning is None or not self.learning.exclude_self:
             return None
         find = self.learning.memory.find
-        return [frozenset(i for name in names for i in find(name)) for names in itself]
+        cuts = ((read, given, regroup(given)) for read, given in zip(sentences, originals, strict=True))
+        return [frozenset(i for sentence in several for i in find(sentence)) for several in cuts]
 
     def _votes(
         self, excluded: list[frozenset[int]] | None, readings: Sequence[Reading], learning: Learning

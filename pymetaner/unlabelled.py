@@ -49,7 +49,7 @@ def pseudo_labelled(
     """
     confidence = number("confidence", confidence, most=1)
     computation = Computation(batch_size=batch_size, precision=precision, progress=progress)
-    own = _own_labels(model, as_sentences(x)[0], computation)
+    own = _own_labels(model, as_sentences(x).sentences, computation)
     return [sentence for sentence, least in own if sentence.entities and least >= confidence]
 
 
@@ -99,7 +99,7 @@ def self_train(
     rate = step_size(model, lr, "adamw")
     how = FineTuning(rate, steps, mask_probability=mask_probability, interpolation=_OF_THE_WAY, seed=seed)
     computation = Computation(precision=precision, progress=progress)
-    sentences = [sentence for sentence in as_sentences(texts)[0] if len(sentence)]
+    sentences = [sentence for sentence in as_sentences(texts).sentences if len(sentence)]
     if not sentences:
         raise EmptyDataError("no text has a word to learn from: expected sentences of the language to be tagged")
     most = how.steps_on(len(sentences)) * how.batch_size

@@ -10,6 +10,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pymetaner.checks import present_device
 from pymetaner.cli.output import spinner
 from pymetaner.errors import EncoderMismatchError, InputError, MemoryFileError, SaveError, SettingError
 from pymetaner.files import CHECKPOINT, CONFIG, MEMORY, REPORT
@@ -49,12 +50,7 @@ def prepare(device: str = "cpu", threads: int | None = None) -> str:
             torch.set_num_threads(threads)
         except (RuntimeError, ValueError, OverflowError):
             raise SettingError(f"--threads {threads}: that is too many; as many as there are cores is best") from None
-    try:
-        if torch.empty(0, device=device).is_meta:
-            raise NotImplementedError("meta holds no numbers")
-    except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
-        reason = str(error).splitlines()[0]
-        raise SettingError(f"--device {device}: there is no such device here ({reason}): give cpu") from None
+    present_device("--device", device)
     return device
 
 

