@@ -8,7 +8,6 @@ table of docs/results.md.
 
 from __future__ import annotations
 
-import random
 import statistics
 import time
 from collections.abc import Sequence
@@ -20,7 +19,7 @@ import typer
 from benchmarks.memory import adapted, finetuned
 from benchmarks.memory_table import DOCS
 from benchmarks.records import append, commit, lines, put
-from benchmarks.sampling import spread
+from benchmarks.sampling import drawn, spread
 from pymetaner import FactorCache, Memory, MetaNER, Sentence, evaluate, read
 from pymetaner.learning import learning_of
 from pymetaner.words import regroup
@@ -50,10 +49,10 @@ def main(
         test = spread(list(read(test_file)), test_sentences)
         for percent in map(float, percents.split(",")):
             for draw in range(seeds):
-                drawn = random.Random(draw).sample(pool, max(1, round(len(pool) * percent / 100)))
-                note = {"lang": lang, "percent": percent, "sentences": len(drawn), "draw": draw, "test": len(test)}
+                labelled = drawn(pool, max(1, round(len(pool) * percent / 100)), draw, test)
+                note = {"lang": lang, "percent": percent, "sentences": len(labelled), "draw": draw, "test": len(test)}
                 for weights, _, folder in (model.partition("=") for model in models):
-                    score_all(folder, drawn, test, {**note, "weights": weights}, device)
+                    score_all(folder, labelled, test, {**note, "weights": weights}, device)
     put(DOCS / "results.md", "python -m benchmarks.low_resource", table(list(lines(RESULTS))))
 
 

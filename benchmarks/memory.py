@@ -53,7 +53,7 @@ def main(
             wanted = [m for m in methods.split(",") if (lang, size, draw, m, len(test)) not in done]
             if wanted:
                 note = {"lang": lang, "size": size, "draw": draw}
-                for line in scores(net, drawn(pool, size, draw), test, wanted):
+                for line in scores(net, drawn(pool, size, draw, test), test, wanted):
                     line["f1"] = round(100 * line["f1"], 3)
                     append(RESULTS, {**note, **line, "sentences": len(test), "commit": commit()})
 

@@ -47,7 +47,7 @@ def main(
     for name, _, folder in (model.partition("=") for model in models):
         for draw in range(draws):
             note = {"weights": name, "seed": seed, "lang": lang, "size": size, "draw": draw, "sentences": len(test)}
-            score_all(folder, drawn(pool, size, draw), test, note, [(0, None), *ways], results, device)
+            score_all(folder, drawn(pool, size, draw, test), test, note, [(0, None), *ways], results, device)
     put(DOCS / "results.md", "python -m benchmarks.one_step", table(list(lines(results))))
 
 

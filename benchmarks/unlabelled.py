@@ -35,11 +35,11 @@ def main(
     """Scores every language on its whole test set."""
     net = MetaNER.from_pretrained(model)
     for language in languages.split(","):
-        pool = unlabelled(data / UNLABELLED[language], texts)
+        test = sentences(data / TEST[language])
+        pool = unlabelled(data / UNLABELLED[language], texts, test)
         started = time.perf_counter()
         trained = self_train(net, pool, steps=steps, lr=lr, seed=seed)
         seconds = time.perf_counter() - started
-        test = sentences(data / TEST[language])
         before, after = (evaluate(each, test, batch_size=32) for each in (net, trained))
         counts = [sentence_counts(before.gold, found.plain_tags) for found in (after, before)]
         difference, samples = bootstrap(np.stack(counts)[None])

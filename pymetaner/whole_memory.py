@@ -40,7 +40,7 @@ def fine_tune(
     Args:
         model: the model; nothing of it is changed.
         labelled: a memory, or labelled sentences, of the model's entity types; `model.memory` by default.
-        steps: of 32 sentences each; by default two passes over the sentences, but at least 24 steps or eight passes,
+        steps: of 32 sentences each; by default six passes over the sentences, but at least 24 steps or eight passes,
             whichever is less, and at most 160 steps.
         lr: step size of AdamW, above 0, or one for each unfrozen layer and one for the head; by default the one in
             ``model.settings.lr``.

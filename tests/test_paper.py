@@ -12,12 +12,15 @@ import pytest
 import torch
 from tiny import CORPUS, TAGS, model_of, network_of, tokenizer_of
 
-from pymetaner import MetaNER
+from pymetaner import MetaNER, Sentence
 from pymetaner.readers import write
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from benchmarks import errors, low_resource, memory_table, one_step, records
+from benchmarks import errors, low_resource, memory_table, one_step, records, sampling
 from benchmarks.paper import runs, table
+
+# Like the corpus, but with other words: what learns from the one is never scored on its own sentences.
+TEST = [Sentence((*sentence.words, "!"), (*(sentence.tags or ()), "O")) for sentence in CORPUS]
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +31,7 @@ def plan(tmp_path_factory):
     files = {*runs.TEST.values(), *runs.UNLABELLED.values(), "conll2003/en/train.txt", "conll2003/en/dev.txt"}
     for name in files:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        write(folder / name, CORPUS, "columns")
+        write(folder / name, TEST if name in runs.TEST.values() else CORPUS, "columns")
     return runs.Plan(
         encoder=str(folder / "encoder"),
         data=folder,
@@ -157,10 +160,11 @@ def test_low_resource_scores_each_method_once(tmp_path, monkeypatch):
     monkeypatch.setattr(low_resource, "RESULTS", tmp_path / "low_resource.jsonl")
     model_of("bert").save_pretrained(tmp_path / "model")
     write(tmp_path / "es.conll", CORPUS, "columns")
+    write(tmp_path / "test.conll", TEST, "columns")
 
     def run(percents):
-        file, models = tmp_path / "es.conll", [f"base={tmp_path / 'model'}"]
-        low_resource.main(file, file, "es", models, percents=percents, seeds=1, test_sentences=6, device="cpu")
+        file, test, models = tmp_path / "es.conll", tmp_path / "test.conll", [f"base={tmp_path / 'model'}"]
+        low_resource.main(file, test, "es", models, percents=percents, seeds=1, test_sentences=6, device="cpu")
         return list(records.lines(tmp_path / "low_resource.jsonl"))
 
     first = run("50")
@@ -177,11 +181,12 @@ def test_one_step_is_scored_once_for_each_k_and_step_size(tmp_path, monkeypatch)
     results = tmp_path / "one_step.jsonl"
     model_of("bert").save_pretrained(tmp_path / "model")
     write(tmp_path / "es.conll", CORPUS, "columns")
+    write(tmp_path / "test.conll", TEST, "columns")
 
     def run(ks, seed):
-        file, models = tmp_path / "es.conll", [f"base={tmp_path / 'model'}"]
+        file, test, models = tmp_path / "es.conll", tmp_path / "test.conll", [f"base={tmp_path / 'model'}"]
         one_step.main(
-            file, file, "es", models, seed, 8, 1, ks=ks, lrs="own,0.5", test_sentences=6, device="cpu", results=results
+            file, test, "es", models, seed, 8, 1, ks=ks, lrs="own,0.5", test_sentences=6, device="cpu", results=results
         )
         return [{**line, "commit": ""} for line in records.lines(results)]
 
@@ -212,6 +217,18 @@ def test_the_bootstrap_tells_a_difference_from_none():
     noise[:, 0] = drawn.binomial(labelled, 0.6)
     _, samples = table.bootstrap(np.stack([noise, theirs])[None])
     assert 0.001 < (samples <= 0).mean() < 0.999
+
+
+def test_nothing_that_is_drawn_has_the_words_of_a_test_sentence():
+    sentences = [Sentence((f"w{i}",), ("O",)) for i in range(40)]
+    all_of_them = sampling.drawn(sentences, 10, 0, [])
+    assert len({sentence.words for sentence in all_of_them}) == 10
+    assert sampling.drawn(sentences, 10, 0, [Sentence(("w-1",))]) == all_of_them
+    fewer = sampling.drawn(sentences, 10, 0, [Sentence(all_of_them[3].words), Sentence(all_of_them[7].words)])
+    assert len(fewer) == len({sentence.words for sentence in fewer}) == 10
+    assert [sentence for sentence in all_of_them if sentence in fewer] == fewer[:8]
+    assert sampling.drawn(sentences, 10, 1, []) != all_of_them
+    assert len(sampling.drawn(sentences, 100, 0, sentences[:4])) == 36
 
 
 def test_kinds_of_mistakes():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -187,7 +187,7 @@ def evaluated(
     if memory is None:
         return evaluate(model, test, batch_size=256, precision=plan.precision), {}
     if memory == "unlabelled":
-        texts = unlabelled(plan.data / UNLABELLED[language], plan.texts)
+        texts = unlabelled(plan.data / UNLABELLED[language], plan.texts, test)
         found = evaluate(
             self_train(model, texts, precision=plan.precision), test, batch_size=256, precision=plan.precision
         )
@@ -230,9 +230,10 @@ def sentences(path: Path) -> list[Sentence]:
     return found if path.name == "test.txt" else [regroup(sentence) for sentence in found]
 
 
-def unlabelled(path: Path, texts: int) -> list[Sentence]:
-    """Sentences spread over a file, without their tags."""
-    pool = [sentence for sentence in sentences(path) if sentence.words]
+def unlabelled(path: Path, texts: int, unseen: Iterable[Sentence]) -> list[Sentence]:
+    """Sentences spread over a file, without their tags, and none with the words of an unseen one."""
+    repeated = {sentence.words for sentence in unseen}
+    pool = [sentence for sentence in sentences(path) if sentence.words and sentence.words not in repeated]
     return [sentence.with_tags(None) for sentence in spread(pool, texts)]
 
 

@@ -35,9 +35,9 @@ from pymetaner.windows import Window, make_batch, pad_hidden
 
 __all__ = ["FineTuning", "fine_tuned_logits", "fine_tuned_model"]
 
-# If no number of steps is given: two passes over the supports, but at least 24 steps or eight passes, whichever is
+# If no number of steps is given: six passes over the supports, but at least 24 steps or eight passes, whichever is
 # less, and at most 160 steps (benchmarks/results/LOG.md).
-_PASSES, _FEW_STEPS, _MOST_PASSES, _MOST_STEPS = 2, 24, 8, 160
+_PASSES, _FEW_STEPS, _MOST_PASSES, _MOST_STEPS = 6, 24, 8, 160
 # If nothing is said of how far to go: n / (n + 25) of the way on n windows, at least six tenths (likewise).
 _LEAST_OF_THE_WAY, _AS_MANY = 0.6, 25
 _WARM = 5  # steps that warm up
@@ -54,7 +54,7 @@ class FineTuning:
 
     Attributes:
         lr: step size, above 0; or one for each layer that is not frozen and, last, one for the head: 0 or more.
-        steps: how many, 1 or more; None for two passes over the supports, but at least 24 steps or eight
+        steps: how many, 1 or more; None for six passes over the supports, but at least 24 steps or eight
             passes, whichever is less, and at most 160 steps.
         lambda_max: weight of the largest token loss of each sentence, 0 or more.
         batch_size: windows (sentences, but for very long ones) a step, 1 or more.
