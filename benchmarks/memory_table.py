@@ -2,7 +2,8 @@
 
 The table of docs/results.md, and curves, from benchmarks/results/memory.jsonl: F1 of each method over the size of the
 memory, mean of the draws, and how much of the gap between plain and fine-tuned adapting closes. Fine-tuned has the
-learning rate that is best on the test sentences of each draw; `at one rate`, that which is best on average of all.
+learning rate that is best on the test sentences of each draw; `at one rate`, that which is best on average of all;
+`gain` is that of `adapted+knn` over plain, with its standard error over the draws.
 """
 
 from __future__ import annotations
@@ -44,13 +45,24 @@ def main(plot: Annotated[Path | None, typer.Option("--plot", help="a PNG to draw
 def table(scores: Scores) -> str:
     """A line for each language and size."""
     names = [*METHODS.split(","), AT_ONE_RATE]
-    rows = ["| language | sentences | " + " | ".join(names) + " | of the gap | of it at one rate | draws below plain |"]
-    rows.append("|---|---|" + "---|" * (len(names) + 3))
+    last = ["gain", "of the gap", "of it at one rate", "draws below plain"]
+    rows = ["| language | sentences | " + " | ".join([*names, *last]) + " |"]
+    rows.append("|---|---|" + "---|" * (len(names) + len(last)))
     for (language, size), found in sorted(scores.items()):
         cells = [f"{statistics.mean(f.values()):.2f} ({len(f)})" if (f := found.get(name)) else "" for name in names]
-        cells += [_closed(found, "finetuned"), _closed(found, AT_ONE_RATE), _below(found)]
+        cells += [_gain(found), _closed(found, "finetuned"), _closed(found, AT_ONE_RATE), _below(found)]
         rows.append(f"| {language} | {size:,} | " + " | ".join(cells) + " |")
     return "\n".join(rows) + "\n"
+
+
+def _gain(found: dict[str, dict[int, float]]) -> str:
+    """What the best method gains over plain, with its standard error over the draws."""
+    best, plain = found.get(BEST, {}), found.get("plain", {})
+    gains = [best[draw] - plain[draw] for draw in best if draw in plain]
+    if not gains:
+        return ""
+    error = f" ± {statistics.stdev(gains) / len(gains) ** 0.5:.1f}" if len(gains) > 1 else ""
+    return f"{statistics.mean(gains):+.1f}{error}"
 
 
 def _closed(found: dict[str, dict[int, float]], reference: str) -> str:

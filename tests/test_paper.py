@@ -111,7 +111,32 @@ def test_the_table_has_what_was_written_down(tmp_path):
     assert "| base | 61.00 ± 1.41 (2) |" in page and "before" in page and "after" in page and "old" not in page
     assert "76.75" in page  # the paper's own beside it
     assert not any(line.startswith(f"| {row} |") for row in ("mask", "base-averaged") for line in page.split("\n"))
-    assert "| full over base |" in page and "| +2.00 (0.010) | +2.00 ± 1.00 (2) |" in page  # +1 and +3
+    assert "| full over base |" in page and "| +2.00 (0.020) | +2.00 ± 1.00 (2), p 0.295 |" in page  # +1 and +3
+
+
+def test_a_pair_is_compared_again_once_there_are_more_seeds(tmp_path):
+    results, chance = tmp_path / "paper.jsonl", np.random.default_rng(0)
+    for seed in (95, 495):
+        for row in ("base", "mask"):
+            (tmp_path / "runs" / f"{row}-{seed}").mkdir(parents=True)
+            for lang in runs.TEST:
+                counts = chance.integers(0, 3, size=(20, 3))
+                np.save(tmp_path / "runs" / f"{row}-{seed}" / runs.counts_file(lang, (None, 0), None), counts)
+                note = {"row": row, "seed": seed, "lang": lang, "memory": None, "k": 0}
+                records.append(results, {**note, "f1": 50.0})
+        for _ in range(2):  # the second time there is nothing to do
+            table.write_table(results, tmp_path / "runs", tmp_path / "results.md")
+    compared = list(records.lines(tmp_path / "paper_bootstrap.jsonl"))
+    assert [line["seeds"] for line in compared] == [1, 2]
+    page = (tmp_path / "results.md").read_text()
+    assert page.count("| mask over base |") == 1
+    assert f"| mask over base | {compared[1]['es']['difference']:+.2f} (" in page
+
+
+def test_no_resample_without_a_gain_is_not_a_p_of_nought():
+    assert [table._two_sided(share) for share in (0.0, 1.0, 0.005, 0.995, 0.5)] == [
+        "<0.001", "<0.001", "0.010", "0.010", "1.000"
+    ]  # fmt: skip
 
 
 def test_the_number_of_supports_has_a_table_of_its_own(tmp_path):
@@ -138,7 +163,7 @@ def test_the_table_of_memories_tells_how_much_of_the_gap_is_closed(tmp_path, mon
     memory_table.main()
     page = (tmp_path / "results.md").read_text()
     assert page.startswith("before\n")
-    assert "| es | 1,000 | 70.00 (2) |  |  | 73.00 (2) | 80.00 (1) |  | 70 % |  | 1 of 2 |" in page
+    assert "| es | 1,000 | 70.00 (2) |  |  | 73.00 (2) | 80.00 (1) |  | +3.0 ± 4.0 | 70 % |  | 1 of 2 |" in page
     memory_table.main()
     assert (tmp_path / "results.md").read_text() == page
 
@@ -152,7 +177,9 @@ def test_the_table_of_memories_has_fine_tuning_at_one_rate_beside_the_best_of_ea
             records.append(tmp_path / "memory.jsonl", line | ({"rates": rates} if method == "finetuned" else {}))
     memory_table.main()
     page = (tmp_path / "results.md").read_text()
-    assert "| es | 10 | 70.00 (2) |  |  | 75.00 (2) | 79.00 (2) | 77.50 (2) | 56 % | 67 % | 0 of 2 |" in page
+    assert (
+        "| es | 10 | 70.00 (2) |  |  | 75.00 (2) | 79.00 (2) | 77.50 (2) | +5.0 ± 0.0 | 56 % | 67 % | 0 of 2 |" in page
+    )
 
 
 def test_low_resource_scores_each_method_once(tmp_path, monkeypatch):

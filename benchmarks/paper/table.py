@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import ttest_1samp
 
 from benchmarks.paper.runs import AVERAGED, BASE_AVERAGED, MEANS, MEMBERS, ROWS, TEST, counts_file, scored
 from benchmarks.records import append, lines, put
@@ -107,8 +108,8 @@ def _cell(values: list[float]) -> str:
 # ---- paired bootstrap ----
 
 
-def compare(file: Path, runs: Path, scores: Scores, most: int | None) -> None:
-    """Appends a paired bootstrap of each row against base, and adapted against plain, where counts are at hand."""
+def _pairs(scores: Scores) -> list[tuple[Way, Way]]:
+    """Each row against base, adapted against plain, and what else the page speaks of."""
     pairs: list[tuple[Way, Way]] = [((row, None, 0), ("base", None, 0)) for row in ALL_ROWS if row != "base"]
     pairs += [(way, (way[0], None, 0)) for way in list(scores) if way[1] is not None]
     pairs += [(way, ("base", None, 0)) for way in list(scores) if way[1] == "unlabelled" and way[0] != "base"]
@@ -117,12 +118,15 @@ def compare(file: Path, runs: Path, scores: Scores, most: int | None) -> None:
     pairs.append((("full", None, 0), ("mask+max", None, 0)))  # what the inner steps themselves are worth
     pairs += [(("full", "unlabelled", "all"), (row, "unlabelled", "all")) for row in ("base", "mask+max")]
     pairs.append((("averaged-pair", "unlabelled", "all"), ("full", "unlabelled", "all")))
-    for ours, theirs in pairs:
-        done = {(tuple(line["row"]), tuple(line["against"])) for line in lines(file)}
-        if (ours, theirs) in done or not {ours, theirs} <= scores.keys():
-            continue
+    return [(ours, theirs) for ours, theirs in dict.fromkeys(pairs) if {ours, theirs} <= scores.keys()]
+
+
+def compare(file: Path, runs: Path, scores: Scores, most: int | None) -> None:
+    """Appends a paired bootstrap of each pair, of more seeds than it has one of already, where counts are at hand."""
+    done = {(tuple(line["row"]), tuple(line["against"])): line["seeds"] for line in lines(file)}
+    for ours, theirs in _pairs(scores):
         seeds = {lang: sorted(scores[ours][lang].keys() & scores[theirs][lang].keys()) for lang in TEST}
-        if not all(seeds.values()):
+        if min(map(len, seeds.values())) <= done.get((ours, theirs), 0):
             continue
         paths = {
             lang: [
@@ -169,20 +173,34 @@ def bootstrap(counts: NDArray[np.int64]) -> tuple[float, NDArray[np.float64]]:
 
 
 def _tests(results: Path, scores: Scores) -> str:
-    found = list(lines(results.with_name("paper_bootstrap.jsonl")))
-    if not found:
-        return ""
-    table = ["", "| difference in F1 (p of a paired bootstrap) | " + " | ".join(TEST) + " | mean | over seeds |"]
+    # Of a pair that was compared again, with more seeds, the last line counts.
+    found = {(*line["row"], *line["against"]): line for line in lines(results.with_name("paper_bootstrap.jsonl"))}
+    table = ["", "| difference in F1 (p over test sentences) | " + " | ".join(TEST) + " | mean | over seeds |"]
     table.append("|---|" + "---|" * (len(TEST) + 2))
-    for line in found:
-        cells = [f"{line[way]['difference']:+.2f} ({line[way]['p']:.3f})" for way in (*TEST, "mean")]
+    for line in found.values():
+        cells = [f"{line[way]['difference']:+.2f} ({_two_sided(line[way]['p'])})" for way in (*TEST, "mean")]
         cells.append(_over_seeds(scores, line["row"], line["against"]))
         table.append(f"| {_name(line['row'])} over {_name(line['against'])} | " + " | ".join(cells) + " |")
+    for ours, theirs in _pairs(scores):  # those whose counts were never at hand together
+        over_seeds = _over_seeds(scores, ours, theirs)
+        if (*ours, *theirs) not in found and over_seeds:
+            gains = [_gains(scores[ours][language], scores[theirs][language]) for language in TEST]
+            cells = [f"{statistics.mean(each):+.2f}" for each in gains]
+            table.append(f"| {_name(ours)} over {_name(theirs)} | " + " | ".join([*cells, "", over_seeds]) + " |")
     return "\n".join(table) + "\n"
 
 
+def _two_sided(not_above: float) -> str:
+    """p that there is no difference, from the share of samples whose difference is not above 0."""
+    return _p(2 * min(not_above, 1 - not_above))
+
+
+def _p(value: float) -> str:
+    return f"{value:.3f}" if value >= 0.001 else "<0.001"
+
+
 def _over_seeds(scores: Scores, ours: Sequence[Any], theirs: Sequence[Any]) -> str:
-    """The mean difference of the seeds that both have in every language, with its standard error over the seeds.
+    """The mean difference of the seeds that both have in every language, its standard error, and p of a t test.
 
     The bootstrap draws test sentences anew and takes the trained models as they are; this is about training anew.
     """
@@ -191,7 +209,9 @@ def _over_seeds(scores: Scores, ours: Sequence[Any], theirs: Sequence[Any]) -> s
     if len(seeds) < 2:
         return ""
     gains = [statistics.mean(our[lang][seed] - their[lang][seed] for lang in TEST) for seed in seeds]
-    return f"{statistics.mean(gains):+.2f} ± {statistics.stdev(gains) / len(gains) ** 0.5:.2f} ({len(gains)})"
+    error = statistics.stdev(gains) / len(gains) ** 0.5
+    p = _p(float(ttest_1samp(gains, 0.0).pvalue)) if error else ""
+    return f"{statistics.mean(gains):+.2f} ± {error:.2f} ({len(gains)}), p {p}" if p else f"{gains[0]:+.2f} in each"
 
 
 def _name(way: Sequence[object]) -> str:
