@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+ROOT = Path(__file__).parents[1]
+
 
 def lines(results: Path) -> Iterator[dict[str, Any]]:
     """What was written down so far."""
@@ -40,6 +42,18 @@ def put(page: Path, command: str, table: str) -> None:
 
 @functools.cache
 def commit() -> str:
-    """The commit that is checked out, or ``"unknown"``."""
-    asked = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    return asked.stdout.strip() or os.environ.get("COMMIT", "unknown")
+    """The commit that is checked out, ``+`` behind it if the code was changed since; or ``"unknown"``."""
+    found = _git("rev-parse", "--short", "HEAD")
+    if found is None:
+        return os.environ.get("COMMIT", "unknown")
+    code = ("pymetaner", "csrc", "benchmarks", ":!benchmarks/results")
+    return found if _git("status", "--porcelain", "--", *code) == "" else f"{found}+"
+
+
+def _git(*arguments: str) -> str | None:
+    """What git prints; None if there is no git or no repository."""
+    try:
+        asked = subprocess.run(["git", *arguments], capture_output=True, text=True, check=True, cwd=ROOT)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return asked.stdout.strip()

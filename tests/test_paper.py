@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -256,6 +258,24 @@ def test_nothing_that_is_drawn_has_the_words_of_a_test_sentence():
     assert [sentence for sentence in all_of_them if sentence in fewer] == fewer[:8]
     assert sampling.drawn(sentences, 10, 1, []) != all_of_them
     assert len(sampling.drawn(sentences, 100, 0, sentences[:4])) == 36
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="no git")
+def test_a_score_names_the_commit_and_whether_the_code_was_changed_since(tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "ROOT", tmp_path)
+    monkeypatch.setenv("COMMIT", "told")
+    assert records.commit.__wrapped__() == "told"
+    for name in ("pymetaner/engine.py", "benchmarks/results/memory.jsonl"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text("1")
+    author = ("-c", "user.name=a", "-c", "user.email=a@b")
+    for arguments in (("init", "-q"), ("add", "."), (*author, "commit", "-q", "-m", "first")):
+        subprocess.run(["git", *arguments], cwd=tmp_path, check=True)
+    (tmp_path / "benchmarks/results/memory.jsonl").write_text("2")
+    commit = records.commit.__wrapped__()
+    assert len(commit) >= 7 and not commit.endswith("+")
+    (tmp_path / "pymetaner/engine.py").write_text("2")
+    assert records.commit.__wrapped__() == f"{commit}+"
 
 
 def test_kinds_of_mistakes():
