@@ -106,7 +106,7 @@ def adapt(
             default. The first call reads the memory's sentences for it.
         engine: ``"reference"``, the sequential loop; ``"batched"``, the same logits for whole batches at once;
             ``"auto"``, the batched one where the network and the memory allow it. Nothing to choose with ``k="all"``.
-        exclude_self: leave a sentence of the memory out of the supports of the same sentence (same words).
+        exclude_self: leave the sentences of the memory out that have the same text, wherever words are cut there.
         batch_size: the most sentences in a batch.
         precision: of products: ``"fp32"``, ``"tf32"`` (CUDA) or ``"bf16"``.
         cache: where factors of supports are kept between calls; `model.cache` by default.
@@ -150,7 +150,7 @@ def adapt(
         memory_bytes=memory_bytes,
         progress=progress,
     )
-    tagged, profile = tag(model, inputs.sentences, learning, computation, inputs.originals)
+    tagged, profile = tag(model, inputs.sentences, learning, computation)
     results = [item.result(profile) for item in tagged]
     return results[0] if inputs.single else results
 

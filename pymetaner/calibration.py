@@ -36,7 +36,7 @@ from pymetaner.model import MetaNER
 from pymetaner.network import adapted_groups
 from pymetaner.progress import track
 from pymetaner.scoring import Score, score, sentence_counts
-from pymetaner.sentence import Sentence
+from pymetaner.sentence import Sentence, spaceless
 
 __all__ = ["Calibration", "Trial", "calibrate"]
 
@@ -236,7 +236,7 @@ class _Trials:
             raise EmptyDataError(_TOO_FEW)
         self.ids, self.sentences = list(found), list(found.values())
         self.blind = [blinded(sentence) for sentence in self.sentences]
-        itself = [frozenset(memory.find(sentence)) for sentence in self.sentences]
+        itself = memory.find_texts(self.sentences)
         with computing_in(computation.precision, model.network):
             self.readings = model.read(self.blind, batch_size=computation.batch_size, keep_lower=True, keep_hidden=True)
             hidden = [reading.hidden for reading in self.readings]
@@ -244,7 +244,7 @@ class _Trials:
         self.logits: dict[_Choice, list[Any]] = {}
         self.counts: dict[_Choice, NDArray[np.int64]] = {}
         vectors = np.stack([reading.vector for reading in self.readings])
-        hits = memory.search(vectors, k, exclude_self=self.sentences)
+        hits = memory.search(vectors, k, exclude_self=itself)
         self.supports = [tuple(hit.sentence for hit in found) for found in hits]
         self.cache = FactorCache()
         self.computation = computation
@@ -255,12 +255,12 @@ class _Trials:
         sampled = set(_spread(self.memory.ids, _SAMPLE)) | set(self.ids)
         pool = [sentence for number, sentence in self.memory if number in sampled]
         # Those to be tagged may have been removed meanwhile.
-        words = dict.fromkeys(sentence.words for sentence in (*pool, *self.sentences))
-        fold_of = {each: place % _FOLDS for place, each in enumerate(words)}  # the same words are in the same fold
+        texts = dict.fromkeys(spaceless(sentence.words) for sentence in (*pool, *self.sentences))
+        fold_of = {text: place % _FOLDS for place, text in enumerate(texts)}  # the same text is in the same fold
         logits = [reading.logits for reading in self.readings]
         for fold in range(_FOLDS):
-            others = [sentence for sentence in pool if fold_of[sentence.words] != fold]
-            held_out = [i for i, sentence in enumerate(self.sentences) if fold_of[sentence.words] == fold]
+            others = [sentence for sentence in pool if fold_of[spaceless(sentence.words)] != fold]
+            held_out = [i for i, sentence in enumerate(self.sentences) if fold_of[spaceless(sentence.words)] == fold]
             if others and held_out:
                 learned = fine_tuned_model(
                     self.model,

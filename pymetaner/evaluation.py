@@ -80,7 +80,7 @@ def evaluate(
     computation = Computation(
         batch_size=batch_size, precision=precision, cache=model.cache, memory_bytes=memory_bytes, progress=progress
     )
-    tagged, _ = tag(model, blind, learning, computation, gold)
+    tagged, _ = tag(model, blind, learning, computation)
     truth: list[tuple[str, ...]] = []
     plain: list[tuple[str, ...]] = []
     adapted: list[tuple[str, ...]] = []

@@ -20,12 +20,10 @@ class Inputs(NamedTuple):
 
     Attributes:
         sentences: what is read, without labels that could show where words end.
-        originals: each as it was given, where that was a Sentence.
         single: whether a single one was given, not a list.
     """
 
     sentences: list[Sentence]
-    originals: list[Sentence]
     single: bool
 
 
@@ -39,15 +37,10 @@ def as_sentences(x: Taggable) -> Inputs:
         InputError: for anything else, naming the item.
     """
     if isinstance(x, (str, Sentence)):
-        read = _sentence(x, "the input")
-        return Inputs([read], [x if isinstance(x, Sentence) else read], True)
+        return Inputs([_sentence(x, "the input")], True)
     if isinstance(x, (bytes, dict)) or not isinstance(x, Iterable):
         raise InputError(_expected("the input", x))
-    inputs = Inputs([], [], False)
-    for i, item in enumerate(x):
-        inputs.sentences.append(_sentence(item, f"item {i}"))
-        inputs.originals.append(item if isinstance(item, Sentence) else inputs.sentences[-1])
-    return inputs
+    return Inputs([_sentence(item, f"item {i}") for i, item in enumerate(x)], False)
 
 
 def _sentence(item: object, where: str) -> Sentence:

@@ -10,7 +10,7 @@ from typing import SupportsIndex
 
 from pymetaner.errors import DataError, LengthMismatchError, SpanError, TagError
 
-__all__ = ["Entity", "Sentence", "check_sentences", "is_text"]
+__all__ = ["Entity", "Sentence", "check_sentences", "is_text", "spaceless"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +140,11 @@ def is_text(token: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def spaceless(words: Iterable[str]) -> str:
+    """The text of some words without spaces, which is the same wherever they are cut."""
+    return "".join("".join(words).split())
 
 
 def check_sentences(sentences: Iterable[Sentence]) -> list[Sentence]:

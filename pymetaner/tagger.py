@@ -32,7 +32,6 @@ from pymetaner.reading import Reading
 from pymetaner.result import Profile, Result, Support
 from pymetaner.sentence import Sentence
 from pymetaner.whole_memory import model_of_memory
-from pymetaner.words import regroup
 
 __all__ = ["Tagged", "tag"]
 
@@ -68,7 +67,6 @@ def tag(
     sentences: Sequence[Sentence],
     learning: Learning | None,
     computation: Computation,
-    originals: Sequence[Sentence] | None = None,
 ) -> tuple[list[Tagged], Profile]:
     """The sentences tagged by the model as it stands and, if there is something to learn from, adapted.
 
@@ -77,17 +75,14 @@ def tag(
         sentences: what is tagged.
         learning: what to learn from, and how.
         computation: batch size, precision, cache and progress.
-        originals: each sentence as it was given, labels and all, since `exclude_self` looks for it in the memory, where
-            words are cut at the edges of labels; by default as it is.
     """
     tagging = _Tagging(model, learning, computation)
     chunks = list(_chunks(sentences))
     if len(chunks) > 1:
         tagging.computation = replace(computation, progress=False)  # one bar over all chunks instead
-    originals = sentences if originals is None else originals
     tagged: list[Tagged] = []
     for chunk in track(chunks, "tagging", computation.progress and len(chunks) > 1):
-        tagged += tagging.run(chunk, originals[len(tagged) : len(tagged) + len(chunk)])
+        tagged += tagging.run(chunk)
     return tagged, tagging.profile(len(sentences))
 
 
@@ -106,10 +101,13 @@ class _Tagging:
             if isinstance(learning.inner, FineTuning):
                 self.engine = "fine-tuned"
 
-    def run(self, sentences: Sequence[Sentence], originals: Sequence[Sentence]) -> list[Tagged]:
+    def run(self, sentences: Sequence[Sentence]) -> list[Tagged]:
         """The sentences tagged."""
         model, computation = self.model, self.computation
-        excluded = self._excluded(sentences, originals)
+        excluded: list[frozenset[int]] | None = None
+        if self.learning is not None and self.learning.exclude_self:
+            # Where the memory's words were cut at the edges of labels they differ from those that are read here.
+            excluded = self.learning.memory.find_texts(sentences)
         started = time.perf_counter()
         with computing_in(computation.precision, model.network):
             readings = model.read(
@@ -145,14 +143,6 @@ class _Tagging:
             Tagged(sentence, *before, *after, hits)
             for sentence, before, after, hits in zip(sentences, base, adapted, supports, strict=True)
         ]
-
-    def _excluded(self, sentences: Sequence[Sentence], originals: Sequence[Sentence]) -> list[frozenset[int]] | None:
-        """The ids in the memory of each sentence itself, however it is cut there, if it must not learn from that."""
-        if self.learning is None or not self.learning.exclude_self:
-            return None
-        find = self.learning.memory.find
-        cuts = ((read, given, regroup(given)) for read, given in zip(sentences, originals, strict=True))
-        return [frozenset(i for sentence in several for i in find(sentence)) for several in cuts]
 
     def _votes(
         self, excluded: list[frozenset[int]] | None, readings: Sequence[Reading], learning: Learning

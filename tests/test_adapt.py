@@ -23,6 +23,7 @@ from pymetaner.memory import Memory
 from pymetaner.model import MetaNER
 from pymetaner.sentence import Sentence
 from pymetaner.settings import Settings
+from pymetaner.words import sentence_from_text
 
 TEXTS = [
     "Ada Lovelace wrote to Charles Babbage in London.",
@@ -159,6 +160,26 @@ def test_exclude_self_leaves_out_the_same_words(model):
     (result,) = adapt(model, [words], memory=memory, k=50, exclude_self=True)
     assert len(result.supports) == len(CORPUS) - 1
     assert all(s.sentence.words != CORPUS[0].words for s in result.supports)
+
+
+CUT_BY_LABELS = [
+    sentence_from_text("Ankara'da Merkel traf Foto-Wettbewerb-Team.", [(0, 6, "LOC"), (22, 26, "ORG")]),
+    Sentence(tuple("他在北京大学读书"), ("O", "O", "B-LOC", "I-LOC", "O", "O", "O", "O")),
+]
+
+
+@pytest.mark.parametrize("k", [3, 0])
+def test_exclude_self_finds_a_sentence_however_its_words_are_cut_in_the_memory(model, k):
+    without = Memory(model)
+    without.add([CORPUS[0]])
+    for sentence in CUT_BY_LABELS:
+        memory = Memory(model)
+        memory.add([sentence, CORPUS[0]])
+        text = sentence.source if isinstance(sentence.source, str) else "".join(sentence.source)
+        for form in (sentence, list(sentence.words), list(text), text):
+            found = adapt(model, [form], memory=memory, k=k, knn=0.5, exclude_self=True)[0]
+            expected = adapt(model, [form], memory=without, k=k, knn=0.5)[0]
+            assert [e.score for e in found.entities] == pytest.approx([e.score for e in expected.entities], abs=1e-5)
 
 
 def test_more_supports_than_there_are(model):

@@ -20,7 +20,7 @@ from pymetaner.memory.records import key_of
 from pymetaner.memory.search import Excluded, Hit, ids_of, search
 from pymetaner.memory.store import CALIBRATION
 from pymetaner.readers import write
-from pymetaner.sentence import Sentence
+from pymetaner.sentence import Sentence, spaceless
 
 __all__ = ["Contents", "absolute"]
 
@@ -80,10 +80,22 @@ class Contents:
         Raises:
             InputError: if it is not a sentence.
         """
-        if not isinstance(sentence, Sentence):
-            raise InputError(f"{sentence!r:.60} is a {type(sentence).__name__}, expected a pymetaner.Sentence")
+        _check_sentence(sentence)
         with self._mirror.current() as store:
             return sorted(ids_of(store, sentence))
+
+    def find_texts(self, sentences: Sequence[Sentence]) -> list[frozenset[int]]:
+        """For each sentence the ids of every entry of its text, wherever words are cut there, and whatever the tags.
+
+        Raises:
+            InputError: if one is not a sentence.
+        """
+        for sentence in sentences:
+            _check_sentence(sentence)
+        texts = [spaceless(sentence.words) for sentence in sentences]
+        with self._mirror.current() as store:
+            found = store.find_texts(frozenset(texts))
+        return [frozenset(found.get(text, ())) for text in texts]
 
     def sources(self) -> dict[str, list[int]]:
         """The ids that came from each source; e.g. ``memory.remove(memory.sources()["old.conll"])``."""
@@ -151,6 +163,11 @@ class Contents:
                 return bool(store.find([key_of(item)]) if item.tags is not None else ids_of(store, item))
         with self._mirror.current():
             return isinstance(item, (int, np.integer)) and int(item) in self._mirror.bank
+
+
+def _check_sentence(sentence: Sentence) -> None:
+    if not isinstance(sentence, Sentence):
+        raise InputError(f"{sentence!r:.60} is a {type(sentence).__name__}, expected a pymetaner.Sentence")
 
 
 def absolute(path: str | os.PathLike[str]) -> Path:

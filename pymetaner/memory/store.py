@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -27,7 +28,7 @@ from pymetaner.memory.identity import Identity
 from pymetaner.memory.places import Places
 from pymetaner.memory.records import CHECKSUM_BYTES, Key, Record, unpack
 from pymetaner.memory.rows import Rows, all_types, as_rows, sealed
-from pymetaner.sentence import Sentence
+from pymetaner.sentence import Sentence, spaceless
 
 __all__ = ["CALIBRATION", "Facts", "Store"]
 
@@ -250,6 +251,18 @@ class Store:
         """The ids of the sentences with these words, whatever their tags."""
         query = "SELECT id FROM sentences WHERE words_digest = ?"
         return [row[0] for row in self._database.execute(query, (digest,))]
+
+    def find_texts(self, texts: Set[str]) -> dict[str, set[int]]:
+        """The ids of the sentences of each of these texts, which are without spaces; reads the words of all."""
+        found: dict[str, set[int]] = {}
+        for key, words in self._database.execute("SELECT id, words FROM sentences"):
+            try:
+                text = spaceless(json.loads(words))
+            except (TypeError, ValueError, RecursionError) as error:
+                raise self._damaged(f"the words of sentence {key}: {error}") from error
+            if text in texts:
+                found.setdefault(text, set()).add(key)
+        return found
 
     def fetch(self, ids: Iterable[int]) -> dict[int, Sentence]:
         """The sentences with these ids, as far as there are any."""

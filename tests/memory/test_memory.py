@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from memory_fakes import FakeEncoder, labelled, numbered
 
+from pymetaner.errors import InputError
 from pymetaner.memory import Hit, Memory
 from pymetaner.sentence import Sentence
 
@@ -79,6 +80,18 @@ def test_a_small_memory_gives_fewer_and_an_empty_one_none(memory: Memory, encode
     memory.add([ADA, OSLO])
     assert [len(hits) for hits in memory.search(queries, 3)] == [2, 2]
     assert memory.search(queries[:0], 3) == []
+
+
+def test_texts_are_found_wherever_their_words_are_cut(memory: Memory) -> None:
+    cut = Sentence(("A", "dasle", "pt"), ("O",) * 3)
+    spaced = Sentence(("Ada slept",), ("O",))
+    memory.add([ADA, OSLO, cut, spaced])
+    found = memory.find_texts([ADA.with_tags(None), cut, labelled("Ada"), OSLO])
+    assert "".join(ADA.words) == "Adaslept"
+    assert found == [{1, 3, 4}, {1, 3, 4}, frozenset(), {2}]
+    assert memory.find_texts([]) == []
+    with pytest.raises(InputError, match="expected a pymetaner"):
+        memory.find_texts(["Ada slept"])  # type: ignore[list-item]
 
 
 def test_a_query_does_not_find_itself(memory: Memory, encoder: FakeEncoder) -> None:
