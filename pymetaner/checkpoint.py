@@ -32,6 +32,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from pymetaner.errors import (
+    EncoderMismatchError,
     LabelSchemeError,
     ModelFileError,
     PymetanerError,
@@ -83,8 +84,10 @@ def find(model: str | PathLike[str], **hub: Any) -> Path:
         ) from error
 
 
-def load(cls: type[Model], folder: Path, *, labels: Sequence[str] | None, dtype: torch.dtype) -> Model:
-    """The model of a local folder."""
+def load(
+    cls: type[Model], folder: Path, *, labels: Sequence[str] | None, dtype: torch.dtype, device: torch.device | str
+) -> Model:
+    """The model of a local folder, on a device."""
     config = _read_config(folder)
     settings = _read_settings(folder)
     scheme = LabelScheme.from_tags(label_names(config) if labels is None else labels)
@@ -95,8 +98,17 @@ def load(cls: type[Model], folder: Path, *, labels: Sequence[str] | None, dtype:
     model = cls(network, tokenizer, labels=scheme, settings=settings)
     with borrowed_view(network, settings.freeze_layers):
         pass  # refuses layers that cannot be read; what it found out is kept
+    model.to(device)
     if (folder / MEMORY).exists():
-        model.memory = Memory.load(model, folder / MEMORY)
+        try:
+            model.memory = Memory.load(model, folder / MEMORY)
+        except EncoderMismatchError:
+            if dtype not in (torch.float16, torch.bfloat16):
+                raise
+            # The vectors are of the weights as they stand in the file, which this type rounds.
+            exact = cls(_read_network(folder, config, torch.float32), tokenizer, labels=scheme, settings=settings)
+            model.memory = Memory.load(exact, folder / MEMORY)
+            model.memory.rebuild(model)
     return model
 
 

@@ -149,7 +149,7 @@ class MetaNER(nn.Module, ModelHubMixin):
         Args:
             pretrained_model_name_or_path: a local folder, or the id of a hub repository.
             labels: the tag of each logit, for a checkpoint whose config does not name them.
-            dtype: the type of the weights.
+            dtype: the type of the weights; if it rounds them, a memory saved with the model is embedded anew.
             device: where to put them.
             revision: branch, tag or commit of a hub repository.
             token: access token for a private hub repository.
@@ -173,7 +173,7 @@ class MetaNER(nn.Module, ModelHubMixin):
             local_files_only=local_files_only,
             force_download=force_download,
         )
-        return checkpoint.load(cls, folder, labels=labels, dtype=dtype).to(device)
+        return checkpoint.load(cls, folder, labels=labels, dtype=dtype, device=device)
 
     @classmethod
     def from_encoder(

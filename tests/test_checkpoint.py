@@ -143,6 +143,25 @@ def test_weights_of_half_precision_load_as_float32_unless_asked(tmp_path):
     assert MetaNER.from_pretrained(tmp_path / "saved", dtype=torch.bfloat16).network.dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_memory_is_embedded_anew_where_the_type_rounds_the_weights(tmp_path, dtype):
+    model = model_of("bert")
+    model.memory.add(CORPUS)
+    model.save_pretrained(tmp_path / "m")
+    half = MetaNER.from_pretrained(tmp_path / "m", dtype=dtype)
+    assert half.memory.encoder is half and len(half.memory) == len(CORPUS)
+    assert np.allclose(half.memory.vectors, half.embed(CORPUS), atol=2e-2)
+    (found,) = adapt(half, [list(CORPUS[0].words)], k=1)
+    assert [support.sentence for support in found.supports] == [CORPUS[0]]
+    half.save_pretrained(tmp_path / "half")
+    again = MetaNER.from_pretrained(tmp_path / "half", dtype=dtype)
+    assert np.array_equal(again.memory.vectors, half.memory.vectors)
+    model_of("bert", seed=1).save_pretrained(tmp_path / "other")
+    shutil.copy(tmp_path / "m" / "memory.sqlite", tmp_path / "other")
+    with pytest.raises(EncoderMismatchError):
+        MetaNER.from_pretrained(tmp_path / "other", dtype=dtype)
+
+
 def test_a_local_folder_never_touches_the_network(checkpoint_of, tmp_path, monkeypatch):
     def refuse(*arguments, **options):
         raise AssertionError("the network was touched")
