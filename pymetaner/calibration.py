@@ -35,6 +35,7 @@ from pymetaner.memory import Memory
 from pymetaner.model import MetaNER
 from pymetaner.network import adapted_groups
 from pymetaner.progress import track
+from pymetaner.sampling import spread
 from pymetaner.scoring import Score, score, sentence_counts
 from pymetaner.sentence import Sentence, spaceless
 
@@ -231,7 +232,7 @@ class _Trials:
     def __init__(self, model: MetaNER, memory: Memory, k: int, most: int, computation: Computation) -> None:
         self.model = model
         self.memory = memory
-        found = dict(_found(memory, _spread(memory.ids, most)))
+        found = dict(_found(memory, spread(memory.ids.tolist(), most)))
         if not found:
             raise EmptyDataError(_TOO_FEW)
         self.ids, self.sentences = list(found), list(found.values())
@@ -252,7 +253,7 @@ class _Trials:
 
     def from_all(self, how: FineTuning) -> Trial:
         """Tagging after learning from the whole memory but the fold of the sentence."""
-        sampled = set(_spread(self.memory.ids, _SAMPLE)) | set(self.ids)
+        sampled = set(spread(self.memory.ids.tolist(), _SAMPLE)) | set(self.ids)
         pool = [sentence for number, sentence in self.memory if number in sampled]
         # Those to be tagged may have been removed meanwhile.
         texts = dict.fromkeys(spaceless(sentence.words) for sentence in (*pool, *self.sentences))
@@ -320,12 +321,6 @@ class _Trials:
         trial = Trial(k, inner, knn, score(gold, tagged), margin)
         self.logits[_choice(trial)], self.counts[_choice(trial)] = logits, counts
         return trial
-
-
-def _spread(ids: NDArray[np.int64], most: int) -> list[int]:
-    """Some of the ids, at most so many, spread over all."""
-    chosen: list[int] = ids[:: -(-len(ids) // most)].tolist()
-    return chosen
 
 
 def _found(memory: Memory, ids: Sequence[int]) -> Iterator[tuple[int, Sentence]]:

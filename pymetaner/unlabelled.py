@@ -10,6 +10,7 @@ from pymetaner.engine import Computation, FineTuning, Precision, fine_tuned_mode
 from pymetaner.errors import EmptyDataError
 from pymetaner.inputs import as_sentences
 from pymetaner.learning import step_size
+from pymetaner.sampling import spread
 from pymetaner.tagger import tag
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["pseudo_labelled", "self_train"]
 
 _OF_THE_WAY = 0.6  # to what its own labels taught, however many they are: they are not as sure as given ones
+_PASSES = 2  # over its texts, where no number of steps is given
 
 
 def pseudo_labelled(
@@ -97,13 +99,15 @@ def self_train(
     if len(model.memory):
         model.memory.check(model)  # before the work, since the new model gets a copy
     rate = step_size(model, lr, "adamw")
-    how = FineTuning(rate, steps, mask_probability=mask_probability, interpolation=_OF_THE_WAY, seed=seed)
+    how = FineTuning(
+        rate, steps, mask_probability=mask_probability, interpolation=_OF_THE_WAY, seed=seed, passes=_PASSES
+    )
     computation = Computation(precision=precision, progress=progress)
     sentences = [sentence for sentence in as_sentences(texts).sentences if len(sentence)]
     if not sentences:
         raise EmptyDataError("no text has a word to learn from: expected sentences of the language to be tagged")
     most = how.steps_on(len(sentences)) * how.batch_size
-    labelled = [sentence for sentence, _ in _own_labels(model, sentences[:: -(-len(sentences) // most)], computation)]
+    labelled = [sentence for sentence, _ in _own_labels(model, spread(sentences, most), computation)]
     trained = fine_tuned_model(model, labelled, how, computation)
     if len(model.memory):
         trained.memory = model.memory.copy_for(trained)

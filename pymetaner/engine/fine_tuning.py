@@ -35,9 +35,9 @@ from pymetaner.windows import Window, make_batch, pad_hidden
 
 __all__ = ["FineTuning", "fine_tuned_logits", "fine_tuned_model"]
 
-# If no number of steps is given: six passes over the supports, but at least 24 steps or eight passes, whichever is
-# less, and at most 160 steps (benchmarks/results/LOG.md).
-_PASSES, _FEW_STEPS, _MOST_PASSES, _MOST_STEPS = 6, 24, 8, 160
+# If no number of steps is given: so many passes, but at least 24 steps or eight passes, whichever is less, and at most
+# 160 steps (benchmarks/results/LOG.md).
+_FEW_STEPS, _MOST_PASSES, _MOST_STEPS = 24, 8, 160
 # If nothing is said of how far to go: n / (n + 25) of the way on n windows, at least six tenths (likewise).
 _LEAST_OF_THE_WAY, _AS_MANY = 0.6, 25
 _WARM = 5  # steps that warm up
@@ -54,8 +54,8 @@ class FineTuning:
 
     Attributes:
         lr: step size, above 0; or one for each layer that is not frozen and, last, one for the head: 0 or more.
-        steps: how many, 1 or more; None for six passes over the supports, but at least 24 steps or eight
-            passes, whichever is less, and at most 160 steps.
+        steps: how many, 1 or more; None for `passes`, but at least 24 steps or eight passes, whichever is less, and at
+            most 160 steps.
         lambda_max: weight of the largest token loss of each sentence, 0 or more.
         batch_size: windows (sentences, but for very long ones) a step, 1 or more.
         mask_probability: of replacing a piece with an entity tag by the mask piece, drawn anew each time, 0 to 1 (Wu et
@@ -63,6 +63,7 @@ class FineTuning:
         interpolation: how far from the model's weights to the mean the result lies, above 0 to 1; None for
             n / (n + 25) on n windows, at least 0.6: the more there are, the less what the model knew counts.
         seed: fixes batches, masks and dropout.
+        passes: over the supports, 1 or more, where `steps` is None.
     """
 
     lr: float | tuple[float, ...] = STEP_SIZES["adamw"]
@@ -72,11 +73,13 @@ class FineTuning:
     mask_probability: float = 0.0
     interpolation: float | None = None
     seed: int = 0
+    passes: int = 6
     optimizer: ClassVar[str] = "adamw"
 
     def __post_init__(self) -> None:
         if self.steps is not None:
             keep(self, whole, "steps", least=1)
+        keep(self, whole, "passes", least=1)
         keep(self, step_sizes, "lr")
         keep(self, number, "lambda_max")
         keep(self, whole, "batch_size", least=1)
@@ -97,7 +100,7 @@ class FineTuning:
             return self.steps
         per_pass = windows / self.batch_size
         fewest = min(_FEW_STEPS, _MOST_PASSES * math.ceil(per_pass))
-        return min(max(fewest, math.ceil(_PASSES * per_pass)), _MOST_STEPS)
+        return min(max(fewest, math.ceil(self.passes * per_pass)), _MOST_STEPS)
 
 
 def fine_tuned_model(

@@ -161,6 +161,7 @@ def test_step_sizes_of_layers_and_steps_by_size():
     with pytest.raises(SettingError, match="step sizes"):
         fine_tuned_model(model, SUPPORTS, FineTuning((0.1,) * (groups + 1)), Computation())
     assert [FineTuning().steps_on(n) for n in (1, 33, 128, 500, 100_000)] == [8, 16, 24, 94, 160]
+    assert [FineTuning(passes=2).steps_on(n) for n in (1, 128, 500, 1000)] == [8, 24, 32, 63]
     assert FineTuning(steps=7).steps_on(1000) == 7
     ways = [FineTuning().interpolation_on(n) for n in (1, 37, 75, 475)]
     assert ways == [0.6, 0.6, 0.75, 0.95] and FineTuning(interpolation=1.0).interpolation_on(1) == 1.0
