@@ -38,7 +38,8 @@ class Sentence:
 
     Attributes:
         words: the words that are tagged; entities are always whole words.
-        tags: IOB2 tags (``"O"``, ``"B-PER"``, ``"I-PER"``), one a word, or None if the sentence is not labelled.
+        tags: IOB2 tags (``"O"``, ``"B-PER"``, ``"I-PER"``), one a word, or None if the sentence is not labelled. An
+            ``I-`` that goes on with no entity of its type begins one, so it is kept as ``B-``.
         source: what the caller gave: a raw text, or a tuple of tokens. Defaults to `words`.
         spans: (start, end) of each word in `source`, in characters or in tokens, ascending and without overlap.
             Defaults to one token a word.
@@ -78,6 +79,8 @@ class Sentence:
                 raise TagError(
                     f"the tag {tag!r} is not IOB2: expected 'O', 'B-TYPE' or 'I-TYPE' (readers convert others)"
                 )
+        if self.tags:
+            object.__setattr__(self, "tags", _begun(self.tags))
         if not self.spans and self.words:
             if self.source and self.source != self.words:
                 raise DataError("a sentence whose source is not its words needs `spans`, the place of each word in it")
@@ -123,6 +126,15 @@ class Sentence:
     def with_tags(self, tags: Iterable[str] | None) -> Sentence:
         """The same words with other tags."""
         return replace(self, tags=None if tags is None else tuple(tags))
+
+
+def _begun(tags: Iterable[str]) -> tuple[str, ...]:
+    """The tags with a B- at the beginning of every entity."""
+    found: list[str] = []
+    for tag in tags:
+        goes_on = not tag.startswith("I-") or (found and found[-1][2:] == tag[2:])
+        found.append(tag if goes_on else f"B-{tag[2:]}")
+    return tuple(found)
 
 
 def _spans(spans: Iterable[Iterable[SupportsIndex]]) -> tuple[tuple[int, int], ...]:

@@ -7,6 +7,16 @@ import pytest
 
 from pymetaner import Entity, Sentence
 from pymetaner.errors import DataError, LengthMismatchError, SpanError, TagError
+from pymetaner.readers import read, write
+
+
+def test_an_inside_tag_that_goes_on_with_nothing_begins_an_entity(tmp_path):
+    stray = Sentence(("Ann", "Bo", "met", "Oslo", "Ann"), ("I-PER", "I-PER", "O", "I-LOC", "I-PER"))
+    assert stray.tags == ("B-PER", "I-PER", "O", "B-LOC", "B-PER")
+    assert [(e.text, e.label) for e in stray.entities] == [("Ann Bo", "PER"), ("Oslo", "LOC"), ("Ann", "PER")]
+    assert stray == Sentence(stray.words, stray.tags) and hash(stray) == hash(Sentence(stray.words, stray.tags))
+    write(tmp_path / "stray.jsonl", [stray])
+    assert list(read(tmp_path / "stray.jsonl")) == [stray]
 
 
 def test_lists_become_tuples_that_can_be_hashed():

@@ -131,7 +131,10 @@ def calibrate(memory: MemoryFile, model: ModelOption = None, threads: options.Th
 def export(
     memory: MemoryFile,
     out: Annotated[Path, typer.Argument(metavar="OUT", dir_okay=False, help="The file to write.")],
-    format: Annotated[options.Format, typer.Option(help="jsonl keeps the raw texts, columns the words.")] = "jsonl",
+    format: Annotated[
+        options.Format | None,
+        typer.Option(help="jsonl keeps the raw texts, columns (the default for .conll, .txt and the like) the words."),
+    ] = None,
 ) -> None:
     """Write all sentences to a file that `import` reads."""
     with _without_model(memory) as bank:

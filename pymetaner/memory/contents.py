@@ -115,12 +115,13 @@ class Contents:
             raise MemoryFileError(f"{store.place} is damaged (calibration: {error}): call calibrate() again") from error
         return arguments
 
-    def export(self, path: str | os.PathLike[str], *, format: Literal["jsonl", "columns"] = "jsonl") -> int:
+    def export(self, path: str | os.PathLike[str], *, format: Literal["jsonl", "columns"] | None = None) -> int:
         """How many sentences were written to a file that `import_file` reads, in one atomic step.
 
         Args:
             path: the file.
-            format: ``"jsonl"`` keeps raw texts and their spans, ``"columns"`` (word, tab, tag) the words only.
+            format: ``"jsonl"`` keeps raw texts and their spans, ``"columns"`` (word, tab, tag) the words only; by
+                default columns for names like ``.conll`` or ``.txt``, as for `pymetaner.readers.write`.
 
         Raises:
             DataError: if a word cannot stand in a column file.

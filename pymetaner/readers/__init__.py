@@ -27,6 +27,7 @@ from pymetaner.tagging import Notation
 __all__ = ["Corpus", "Format", "from_dataset", "read", "write"]
 
 Format = Literal["columns", "jsonl"]
+_COLUMN_FILES = {".bio", ".conll", ".iob", ".iob2", ".tsv", ".txt"}
 
 _SLOW = 2_000_000  # characters that take about a second to read
 
@@ -94,12 +95,18 @@ def read(
     )
 
 
-def write(path: str | os.PathLike[str], sentences: Iterable[Sentence], format: Format = "jsonl") -> None:
+def write(path: str | os.PathLike[str], sentences: Iterable[Sentence], format: Format | None = None) -> None:
     """Write labelled sentences to a file, whole or not at all.
 
     JSONL keeps tokens and tags, or the raw text and its spans, so that reading gives the same sentences. Columns
     (word, tab, tag) keep the words, not the spaces between them. A sentence that `pymetaner.words.regroup` made is
     written as the tokens it came from.
+
+    Args:
+        path: the file.
+        sentences: labelled sentences.
+        format: by default ``"columns"`` for names that end in .bio, .conll, .iob, .iob2, .tsv or .txt, ``"jsonl"`` for
+            all others.
 
     Raises:
         DataError: for a sentence without tags, or one that would read differently: an empty token, words that are not
@@ -107,8 +114,11 @@ def write(path: str | os.PathLike[str], sentences: Iterable[Sentence], format: F
         EmptyDataError: for a sentence without words.
         SaveError: if the file cannot be written; what was there before is kept.
     """
-    if format not in get_args(Format):
+    if format not in (None, *get_args(Format)):
         raise SettingError(f"format={format!r} is unknown: give one of {', '.join(get_args(Format))}")
+    path = Path(path)
+    if format is None:
+        format = "columns" if path.suffix.lower() in _COLUMN_FILES else "jsonl"
     parts = []
     for number, sentence in enumerate(check_sentences(sentences)):
         place = f"sentence {number}"
@@ -124,7 +134,7 @@ def write(path: str | os.PathLike[str], sentences: Iterable[Sentence], format: F
         data = text.encode()
     except UnicodeEncodeError as error:
         raise DataError(f"a sentence holds a lone surrogate ({error}), which is no text: remove it") from None
-    write_atomically(Path(path), data)
+    write_atomically(path, data)
 
 
 def _decode(path: str, encoding: str) -> str:

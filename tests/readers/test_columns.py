@@ -253,3 +253,15 @@ def test_links_pipes_and_modes_are_kept(tmp_path: Path) -> None:
     assert pipe.is_fifo()
     with pytest.raises(SaveError, match="null"):
         write("a\0b", sentences)
+
+
+@pytest.mark.parametrize(
+    ("name", "first"),
+    [("a.conll", "Bob\tB-PER"), ("a.TXT", "Bob\tB-PER"), ("a.jsonl", "{"), ("a.json", "{"), ("a", "{")],
+)
+def test_the_name_of_a_file_says_what_is_written(tmp_path: Path, name: str, first: str) -> None:
+    write(tmp_path / name, [Sentence(("Bob",), ("B-PER",))])
+    assert (tmp_path / name).read_text(encoding="utf-8").startswith(first)
+    assert read(tmp_path / name).sentences == [Sentence(("Bob",), ("B-PER",))]
+    write(tmp_path / name, [Sentence(("Bob",), ("B-PER",))], format="jsonl")
+    assert (tmp_path / name).read_text(encoding="utf-8").startswith("{")
