@@ -35,7 +35,8 @@ def pseudo_labelled(
 ) -> list[Sentence]:
     """The sentences that the model is sure of, with its own tags for labels (pseudo-labels, Lee 2013).
 
-    A sentence is kept if it has an entity and the probability of no word's tag is below `confidence`.
+    A sentence is kept if it has an entity, the probability of no word's tag is below `confidence`, and no token is
+    empty, which a memory would not take.
 
     Args:
         model: the model; it tags as it stands.
@@ -51,7 +52,8 @@ def pseudo_labelled(
     """
     confidence = number("confidence", confidence, most=1)
     computation = Computation(batch_size=batch_size, precision=precision, progress=progress)
-    own = _own_labels(model, as_sentences(x).sentences, computation)
+    sentences = [sentence for sentence in as_sentences(x).sentences if all((*sentence.words, *sentence.source))]
+    own = _own_labels(model, sentences, computation)
     return [sentence for sentence, least in own if sentence.entities and least >= confidence]
 
 

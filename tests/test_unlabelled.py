@@ -37,6 +37,15 @@ def test_a_memory_takes_them(model):
     assert memory.add_unlabelled(texts, confidence=1.0) == []
 
 
+def test_a_sentence_with_an_empty_token_is_left_out_and_the_others_added(model):
+    memory = Memory(model)
+    tokens = [list(s.words) for s in CORPUS]
+    expected = memory.add_unlabelled(tokens, confidence=0.0)
+    other = Memory(model)
+    assert other.add_unlabelled([[*tokens[0], "", "Ada"], *tokens, [""], []], confidence=0.0) == expected
+    assert [s for _, s in other] == [s for _, s in memory]
+
+
 def logits_of(model):
     return torch.cat([torch.from_numpy(reading.logits) for reading in model.read(CORPUS)])
 
