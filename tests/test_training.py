@@ -22,12 +22,12 @@ from torch.nn import functional
 
 from pymetaner import evaluate
 from pymetaner.errors import EmptyDataError, LabelMismatchError, ModelFileError, SaveError, SettingError
-from pymetaner.files import MEMORY
+from pymetaner.files import MEMORY, REPORT
 from pymetaner.model import MetaNER
 from pymetaner.objective import Batches, batch_loss, mask_entities
 from pymetaner.sentence import Sentence
 from pymetaner.settings import Settings
-from pymetaner.training import TrainSettings, train, trainer
+from pymetaner.training import MetaSettings, TrainSettings, train, trainer
 from pymetaner.windows import IGNORE
 
 SHORT = TrainSettings(steps=12, batch_size=4, lr=1e-2, evaluate_every=4, checkpoint_every=3, seed=7)
@@ -299,6 +299,37 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path, monkeypatch, change, s
     assert_same(weights_of(model), before)
 
 
+def test_a_finished_run_is_taken_over_and_another_not_overwritten_unasked(tmp_path):
+    few = replace(SHORT, steps=2, evaluate_every=1)
+    trained = model_of("bert")
+    report = train(trained, CORPUS, tmp_path, dev=CORPUS[:6], settings=few)
+    before = (tmp_path / "model.safetensors").read_bytes()
+    again = model_of("bert")
+    assert train(again, CORPUS, tmp_path, dev=CORPUS[:6], settings=few) == report
+    assert_same(weights_of(again), weights_of(trained))
+    for data, settings, told in ((CORPUS, replace(few, steps=3), "steps"), (CORPUS[1:], few, "data")):
+        with pytest.raises(SettingError, match=rf"holds a finished run with other .*{told}.*overwrite=True"):
+            train(model_of("bert"), data, tmp_path, dev=CORPUS[:6], settings=settings)
+    assert (tmp_path / "model.safetensors").read_bytes() == before
+    train(model_of("bert"), CORPUS, tmp_path, dev=CORPUS[:6], settings=replace(few, lr=1e-4), overwrite=True)
+    assert (tmp_path / "model.safetensors").read_bytes() != before
+    (tmp_path / REPORT).write_text("{}")
+    with pytest.raises(ModelFileError, match="is damaged"):
+        train(model_of("bert"), CORPUS, tmp_path, settings=few)
+    (tmp_path / REPORT).unlink()
+    with pytest.raises(SettingError, match="a model that no run made"):
+        train(model_of("bert"), CORPUS, tmp_path, settings=few)
+
+
+def test_a_finished_meta_run_gives_its_step_size_too(tmp_path):
+    few, meta = replace(SHORT, steps=2), MetaSettings(lr=0.05)
+    trained, again = model_of("bert"), model_of("bert")
+    train(trained, CORPUS, tmp_path, settings=few, meta=meta)
+    train(again, CORPUS, tmp_path, settings=few, meta=meta)
+    assert again.settings == trained.settings != model_of("bert").settings
+    assert_same(weights_of(again), weights_of(trained))
+
+
 @pytest.mark.parametrize("how", ["truncated", "foreign", "no notes", "other tensors"])
 def test_a_damaged_checkpoint_is_refused(tmp_path, how):
     path = tmp_path / "checkpoint.safetensors"
@@ -407,10 +438,11 @@ def test_a_kill_while_the_only_best_weights_are_saved(tmp_path, earlier, killed_
 
         os.replace = killed
         torch.set_num_threads(1)
-        train(model_of("bert"), CORPUS, folder, dev=CORPUS[:6], settings=one_look)
+        train(model_of("bert"), CORPUS, folder, dev=CORPUS[:6], settings=one_look, overwrite=earlier)
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
-    train(model_of("bert"), CORPUS, folder, dev=CORPUS[:6], settings=one_look)
+    anew = earlier and killed_at == 1  # there is no checkpoint yet, so nothing says that the folder is of this run
+    train(model_of("bert"), CORPUS, folder, dev=CORPUS[:6], settings=one_look, overwrite=anew)
     assert_same(weights_of(MetaNER.from_pretrained(folder)), weights_of(straight))
     if killed_at > 1:  # else there was no checkpoint yet, so nothing said that the folder was of this run
         assert not [path.name for path in folder.iterdir() if path.name.startswith(".")]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import fields, replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from pymetaner.cli import options
 from pymetaner.cli.labelled_files import chosen_types, of_types, read_file, reading_options
 from pymetaner.cli.loading import check_apart, counted, load_model, prepare
 from pymetaner.cli.output import say, spinner
-from pymetaner.errors import EncoderMismatchError, ModelFileError, SettingError
+from pymetaner.errors import EncoderMismatchError, SettingError
 from pymetaner.files import CHECKPOINT, CONFIG, MEMORY, REPORT
 
 if TYPE_CHECKING:
@@ -160,6 +160,7 @@ def train(
     prepare(device, threads)
     from pymetaner.training import MetaSettings, TrainSettings, run_of, wu2020
     from pymetaner.training import train as train_model
+    from pymetaner.training.state import finished_run
 
     given = {name for name in context.params if options.is_given(context, name)}
     of_run = {field.name: context.params[field.name] for field in fields(TrainSettings) if field.name in given}
@@ -190,7 +191,7 @@ def train(
     sentences = [sentence for part in data for sentence in part]
     held = [sentence for part in of_types(net, dev_corpora, types, quiet=True) for sentence in part] if dev else None
 
-    if not overwrite and _is_finished(out, lambda: run_of(net, sentences, held, settings, learning)):
+    if not overwrite and finished_run(out, lambda: run_of(net, sentences, held, settings, learning)):
         before = net.memory
         net = load_model(str(out), device)
         if not memory or len(net.memory):
@@ -198,11 +199,10 @@ def train(
             return
         net.memory = before
     else:
-        if overwrite:
-            for name in (REPORT, CHECKPOINT):
-                (out / name).unlink(missing_ok=True)
         with _memory_aside(out) if overwrite else nullcontext():
-            train_model(net, sentences, out, dev=held, settings=settings, meta=learning, progress=True)
+            train_model(
+                net, sentences, out, dev=held, settings=settings, meta=learning, overwrite=overwrite, progress=True
+            )
     if memory:
         _fill(net, data, files, out)
     _report(out, len(net.memory))
@@ -229,31 +229,6 @@ def _memory_aside(out: Path) -> Iterator[None]:
         raise
     for name in names:
         (out / f"{name}.before").unlink()
-
-
-def _is_finished(out: Path, run: Callable[[], dict[str, Any]]) -> bool:
-    """Whether the folder holds this run, finished; what it does is asked for only if there is one to compare it with.
-
-    Raises:
-        SettingError: if it holds another one.
-        ModelFileError: if its report is damaged.
-    """
-    from pymetaner.training.state import differing_settings
-
-    report = out / REPORT
-    if not report.exists() or (out / CHECKPOINT).exists():
-        return False
-    wanted = run()
-    try:
-        content = json.loads(report.read_text(encoding="utf-8"))
-        differing = differing_settings(content["run"], wanted)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelFileError(f"{report} is damaged ({error}): give another --out, or --overwrite") from None
-    if differing:
-        raise SettingError(
-            f"{out} holds a finished run with other {', '.join(differing)}: give another --out, or --overwrite"
-        )
-    return True
 
 
 def _fill(net: MetaNER, data: list[list[Sentence]], files: Sequence[Path], out: Path) -> None:

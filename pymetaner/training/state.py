@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,10 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from pymetaner.errors import ModelFileError, SettingError
-from pymetaner.files import CHECKPOINT, STAGE, unfinished, write_atomically
+from pymetaner.files import CHECKPOINT, REPORT, STAGE, unfinished, write_atomically
 from pymetaner.model import MetaNER
 
-__all__ = ["TrainingState", "differing_settings"]
+__all__ = ["TrainingState", "finished_run"]
 
 
 def differing_settings(done: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
@@ -28,6 +29,36 @@ def differing_settings(done: dict[str, Any], wanted: dict[str, Any]) -> list[str
         return bool(before != now)
 
     return sorted(name for name, value in wanted.items() if name in done and differs(done[name], value))
+
+
+def finished_run(folder: Path, run: Callable[[], dict[str, Any]]) -> dict[str, Any] | None:
+    """What a folder's report says if it holds this run, finished; None if it holds none.
+
+    Args:
+        folder: of the run.
+        run: what it does; asked for only if there is a report to compare it with.
+
+    Raises:
+        SettingError: if it holds another one.
+        ModelFileError: if its report is damaged.
+    """
+    report = folder / REPORT
+    if not report.exists() or (folder / CHECKPOINT).exists():
+        return None
+    wanted = run()
+    try:
+        content: dict[str, Any] = json.loads(report.read_text(encoding="utf-8"))
+        differing = differing_settings(content["run"], wanted)
+        if missing := {"best_step", "best_f1", "history", "seconds"} - content.keys():
+            raise ValueError(f"it has no {', '.join(sorted(missing))}")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelFileError(f"{report} is damaged ({error}): give another folder, or overwrite this one") from None
+    if differing:
+        raise SettingError(
+            f"{folder} holds a finished run with other {', '.join(differing)}: give another folder, or overwrite this "
+            "one (overwrite=True, --overwrite)"
+        )
+    return content
 
 
 class TrainingState:

@@ -19,7 +19,7 @@ from pymetaner.engine import computing_in
 from pymetaner.engine.bertadam import BertAdam
 from pymetaner.errors import EmptyDataError, SettingError
 from pymetaner.evaluation import evaluate
-from pymetaner.files import CHECKPOINT, MEMORY, REPORT, write_atomically
+from pymetaner.files import CHECKPOINT, CONFIG, MEMORY, REPORT, write_atomically
 from pymetaner.model import MetaNER
 from pymetaner.network import adapted_parameters, fingerprint_of
 from pymetaner.objective import BaseObjective, Objective, check_finite
@@ -28,7 +28,7 @@ from pymetaner.randomness import seeding
 from pymetaner.sentence import Sentence, check_sentences
 from pymetaner.training.meta import MetaObjective
 from pymetaner.training.settings import MetaSettings, TrainSettings
-from pymetaner.training.state import TrainingState
+from pymetaner.training.state import TrainingState, finished_run
 from pymetaner.windows import Window
 
 __all__ = ["TrainingReport", "run_of", "train"]
@@ -63,12 +63,14 @@ def train(
     dev: Sequence[Sentence] | None = None,
     settings: TrainSettings | None = None,
     meta: MetaSettings | None = None,
+    overwrite: bool = False,
     progress: bool = False,
 ) -> TrainingReport:
     """Train the head and the unfrozen layers of a model in place and save the best weights to a folder.
 
     Killed at any moment and called again with the same arguments, it goes on from the last checkpoint in the folder
-    and ends with the same weights (on the CPU, with the same number of threads).
+    and ends with the same weights (on the CPU, with the same number of threads). Where that run is finished the model
+    gets its weights, and nothing is trained.
 
     A memory that the model has is not saved: call ``model.save_pretrained(out)`` afterwards. Its vectors are those of
     the frozen layers, so they stay as they are; only where none is frozen, call ``model.memory.rebuild()`` before.
@@ -81,12 +83,13 @@ def train(
         settings: the settings of the run.
         meta: learn to adapt in one step (section 3 of Wu et al. 2020) instead of tagging as it stands; the inner step
             size that was trained with, or learned, becomes the model's own.
+        overwrite: begin anew where the folder holds a run already, or a model that no run made.
         progress: show a progress bar.
 
     Raises:
         DataError, EmptyDataError: if something is not a sentence, or none is labelled.
         LabelMismatchError: if a sentence has an entity type that the model does not tag.
-        SettingError: if the folder holds a checkpoint of another run, or a memory.
+        SettingError: if the folder holds another run, finished or not, a model that no run made, or a memory.
         SaveError: if the folder cannot be written.
         NumericsError: if the loss is no number any more; the last checkpoint stays.
     """
@@ -98,12 +101,20 @@ def train(
         raise EmptyDataError("no labelled sentence to train on: expected sentences with one tag a word")
     if dev is not None and not any(sentence.tags for sentence in check_sentences(dev)):
         raise EmptyDataError("no labelled sentence in `dev` to pick the best weights on: leave it out, or label some")
+    tag_ids = [model.labels.encode(sentence.tags or ()) for sentence in labelled]
+    windows = model.words.windows(labelled)
+    run = _run(model, windows, tag_ids, dev, settings, meta)
+    if overwrite:
+        for name in (REPORT, CHECKPOINT):
+            (folder / name).unlink(missing_ok=True)
+    elif finished := finished_run(folder, lambda: run):
+        return _taken_over(model, folder, finished)
     if (folder / MEMORY).exists():
         raise SettingError(
             f"{folder} holds a memory, which need not fit the model to come: give another folder, or move it away"
         )
-    tag_ids = [model.labels.encode(sentence.tags or ()) for sentence in labelled]
-    windows = model.words.windows(labelled)
+    if not overwrite and (folder / CONFIG).exists() and not (folder / CHECKPOINT).exists():
+        raise SettingError(f"{folder} holds a model that no run made: give another folder, or overwrite=True")
 
     network = model.network
     parameters = adapted_parameters(network, model.settings.freeze_layers)
@@ -117,7 +128,6 @@ def train(
         objective = MetaObjective(model, labelled, tag_ids, settings, meta)
     optimizer = _optimizer(parameters.values(), objective.parameters.values(), settings)
     parameters |= objective.parameters
-    run = _run(model, windows, tag_ids, dev, settings, meta)
     if isinstance(objective, MetaObjective):  # which a run that was stopped may have moved
         run["starting weights"] = objective.fingerprint
     state = TrainingState(folder, parameters, optimizer, run)
@@ -176,6 +186,16 @@ def train(
         save(model, folder, with_memory=False)
     state.discard()
     return report
+
+
+def _taken_over(model: MetaNER, folder: Path, report: dict[str, Any]) -> TrainingReport:
+    """What came of a finished run; the model gets its weights and settings."""
+    finished = MetaNER.from_pretrained(folder, dtype=model.network.dtype)
+    model.network.load_state_dict(finished.network.state_dict())
+    model.network.eval()
+    model.settings = finished.settings
+    history = [(int(step), float(f1)) for step, f1 in report["history"]]
+    return TrainingReport(report["best_step"], report["best_f1"], history, report["seconds"])
 
 
 def run_of(
