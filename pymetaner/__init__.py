@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pymetaner.evaluation import Evaluation, evaluate
     from pymetaner.extension import extend
     from pymetaner.labels import LabelScheme
+    from pymetaner.learning import Learning, learning_of
     from pymetaner.memory import Memory
     from pymetaner.model import MetaNER
     from pymetaner.ops import cosine_topk, masked_token_loss
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from pymetaner.training import MetaSettings, TrainSettings, train
     from pymetaner.unlabelled import self_train
     from pymetaner.whole_memory import fine_tune
+    from pymetaner.words import sentence_from_text
 
 __version__ = _version("pymetaner")
 
@@ -42,6 +44,7 @@ _HOMES = {
     "Evaluation": "evaluation",
     "FactorCache": "cache",
     "LabelScheme": "labels",
+    "Learning": "learning",
     "Memory": "memory",
     "MetaNER": "model",
     "MetaSettings": "training",
@@ -61,10 +64,12 @@ _HOMES = {
     "extend": "extension",
     "fine_tune": "whole_memory",
     "from_dataset": "readers",
+    "learning_of": "learning",
     "masked_token_loss": "ops",
     "predict": "adaptation",
     "read": "readers",
     "self_train": "unlabelled",
+    "sentence_from_text": "words",
     "train": "training",
     "write": "readers",
 }
@@ -75,6 +80,7 @@ __all__ = [
     "Evaluation",
     "FactorCache",
     "LabelScheme",
+    "Learning",
     "Memory",
     "MetaNER",
     "MetaSettings",
@@ -95,10 +101,12 @@ __all__ = [
     "extend",
     "fine_tune",
     "from_dataset",
+    "learning_of",
     "masked_token_loss",
     "predict",
     "read",
     "self_train",
+    "sentence_from_text",
     "train",
     "write",
 ]

@@ -75,8 +75,14 @@ def learning_of(
 
     A calibration to ``k="all"`` is passed over where `exclude_self` or the reference engine is asked for.
 
+    Arguments as for `pymetaner.adapt`.
+
     Raises:
         SettingError: if one is out of range.
+
+    Example:
+        >>> learning = pymetaner.learning_of(model, k=4)  # doctest: +SKIP
+        >>> pymetaner.evaluate(model, pymetaner.read("test.conll"), learning=learning).adapted.f1  # doctest: +SKIP
     """
     given = {
         "k": k, "lr": lr, "steps": steps, "inner_optimizer": inner_optimizer, "lambda_max": lambda_max, "knn": knn

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from pymetaner.sentence import Entity, Sentence
 
@@ -100,6 +101,12 @@ class Result:
     def changed(self) -> bool:
         """Whether adapting changed any entity (its place or its type, not only its score)."""
         return _places(self.entities) != _places(self.base_entities)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The result as plain data that `json.dumps` takes: the JSON that ``pymetaner adapt --json`` prints."""
+        from pymetaner.render import as_dict
+
+        return as_dict(self)
 
     def __str__(self) -> str:
         from pymetaner.render import as_text

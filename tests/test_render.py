@@ -60,6 +60,14 @@ class Page(HTMLParser):
         self.text += data
 
 
+def test_a_result_is_plain_data() -> None:
+    result = result_of("Ada slept", [("Ada", "PER")], [], (support_of("Bob slept", [(0, 3, "PER")]),))
+    found = json.loads(json.dumps(result.to_dict()))
+    assert found == as_dict(result)
+    assert found["entities"] == [{"text": "Ada", "label": "PER", "start": 0, "end": 3, "score": 0.75}]
+    assert found["changed"] and found["supports"][0]["text"] == "Bob slept"
+
+
 def test_text_of_a_plain_result() -> None:
     lines = as_text(result_of("Ada met Bob in Paris.", [("Ada", "PER"), ("Paris", "LOC")]), width=60).splitlines()
     assert lines[0] == "[PER Ada] met Bob in [LOC Paris]."
