@@ -69,6 +69,7 @@ def tag(
     learning: Learning | None,
     computation: Computation,
     originals: Sequence[Sentence] | None = None,
+    numbers: Sequence[int] | None = None,
 ) -> tuple[list[Tagged], Profile]:
     """The sentences tagged by the model as it stands and, if there is something to learn from, adapted.
 
@@ -79,15 +80,23 @@ def tag(
         computation: batch size, precision, cache and progress.
         originals: each sentence as it was given, labels and all, since `exclude_self` looks for it in the memory, where
             words are cut at the edges of labels; by default as it is.
+        numbers: the place of each in what the caller was given, for errors; by default in `sentences`.
     """
+    if sentences and learning is not None and (learning.k or learning.knn) and not len(learning.memory):
+        warnings.warn(
+            "the memory is empty, so there is nothing to adapt on: add labelled sentences with memory.add(...)",
+            stacklevel=3,
+        )
     tagging = _Tagging(model, learning, computation)
     chunks = list(_chunks(sentences))
     if len(chunks) > 1:
         tagging.computation = replace(computation, progress=False)  # one bar over all chunks instead
     originals = sentences if originals is None else originals
+    numbers = range(len(sentences)) if numbers is None else numbers
     tagged: list[Tagged] = []
     for chunk in track(chunks, "tagging", computation.progress and len(chunks) > 1):
-        tagged += tagging.run(chunk, originals[len(tagged) : len(tagged) + len(chunk)])
+        place = slice(len(tagged), len(tagged) + len(chunk))
+        tagged += tagging.run(chunk, originals[place], numbers[place])
     return tagged, tagging.profile(len(sentences))
 
 
@@ -106,7 +115,7 @@ class _Tagging:
             if isinstance(learning.inner, FineTuning):
                 self.engine = "fine-tuned"
 
-    def run(self, sentences: Sequence[Sentence], originals: Sequence[Sentence]) -> list[Tagged]:
+    def run(self, sentences: Sequence[Sentence], originals: Sequence[Sentence], numbers: Sequence[int]) -> list[Tagged]:
         """The sentences tagged."""
         model, computation = self.model, self.computation
         excluded = self._excluded(sentences, originals)
@@ -119,7 +128,7 @@ class _Tagging:
                 keep_lower=self.engine in ("batched", "fine-tuned"),
                 keep_hidden=self.learning is not None and self.learning.knn > 0,
             )
-        base = decode([r.logits for r in readings], model.labels, model.settings.decoding)
+        base = decode([r.logits for r in readings], model.labels, model.settings.decoding, numbers)
         self._spent("reading", started)
         supports: list[tuple[Support, ...]] = [() for _ in sentences]
         logits: list[NDArray[np.floating[Any]]] | None = None
@@ -140,7 +149,7 @@ class _Tagging:
             votes = self._votes(excluded, readings, self.learning)
             logits = list(fused(logits or [r.logits for r in readings], votes, self.learning.knn))
             self._spent("searching", started)
-        adapted = base if logits is None else decode(logits, model.labels, model.settings.decoding)
+        adapted = base if logits is None else decode(logits, model.labels, model.settings.decoding, numbers)
         return [
             Tagged(sentence, *before, *after, hits)
             for sentence, before, after, hits in zip(sentences, base, adapted, supports, strict=True)
@@ -220,12 +229,6 @@ def _supports(
     """The nearest labelled sentences of each sentence; none for one without words."""
     memory = learning.memory
     memory.check(model)
-    if not len(memory):
-        warnings.warn(
-            "the memory is empty, so there is nothing to adapt on: add labelled sentences with memory.add(...)",
-            stacklevel=5,
-        )
-        return [() for _ in sentences]
     k = _SHOWN if learning.k == "all" else learning.k
     hits = memory.search(vectors, k, exclude_self=excluded)
     return [
