@@ -59,7 +59,7 @@ def tagged_as(monkeypatch, answer) -> list[Sentence]:
     """Let `evaluate` find what `answer` gives for each sentence; the list gets the sentences that it asked about."""
     asked: list[Sentence] = []
 
-    def tag(model, sentences, learning, computation, originals=None):
+    def tag(model, sentences, learning, computation, originals=None, numbers=None):
         asked.extend(sentences)
         tags = [answer(s) for s in sentences]
         ones = [np.ones(len(s)) for s in sentences]
