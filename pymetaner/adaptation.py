@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import overload
 
 from pymetaner.cache import FactorCache
@@ -44,7 +44,7 @@ def adapt(  # type: ignore[overload-overlap]  # a string is a list of strings to
 @overload
 def adapt(
     model: MetaNER,
-    x: Taggable,
+    x: Iterable[str | Sentence | Sequence[str]],
     *,
     memory: Memory | None = None,
     k: SupportCount | None = None,
@@ -155,6 +155,28 @@ def adapt(
     tagged, profile = tag(model, inputs.sentences, learning, computation, inputs.originals)
     results = [item.result(profile) for item in tagged]
     return results[0] if inputs.single else results
+
+
+@overload
+def predict(  # type: ignore[overload-overlap]  # as for adapt
+    model: MetaNER,
+    x: str | Sentence,
+    *,
+    batch_size: int = 16,
+    precision: Precision = "fp32",
+    progress: bool = False,
+) -> Result: ...
+
+
+@overload
+def predict(
+    model: MetaNER,
+    x: Iterable[str | Sentence | Sequence[str]],
+    *,
+    batch_size: int = 16,
+    precision: Precision = "fp32",
+    progress: bool = False,
+) -> list[Result]: ...
 
 
 def predict(

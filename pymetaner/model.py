@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Sequence
 from os import PathLike
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import torch
@@ -278,6 +278,21 @@ class MetaNER(nn.Module, ModelHubMixin):
         return reading.embed(self, sentences, batch_size=batch_size, progress=progress)
 
     # ---- tagging and reading ----
+
+    @overload
+    def predict(  # type: ignore[overload-overlap]  # a string is a list of strings too, but not for us
+        self, x: str | Sentence, *, batch_size: int = 16, precision: Precision = "fp32", progress: bool = False
+    ) -> Result: ...
+
+    @overload
+    def predict(
+        self,
+        x: Iterable[str | Sentence | Sequence[str]],
+        *,
+        batch_size: int = 16,
+        precision: Precision = "fp32",
+        progress: bool = False,
+    ) -> list[Result]: ...
 
     def predict(
         self, x: Taggable, *, batch_size: int = 16, precision: Precision = "fp32", progress: bool = False

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from operator import index
-from typing import SupportsIndex
+from typing import TYPE_CHECKING, SupportsIndex
 
 from pymetaner.errors import DataError, EmptyDataError, LengthMismatchError, SpanError, TagError
 
@@ -57,6 +57,16 @@ class Sentence:
     tags: tuple[str, ...] | None = None
     source: str | tuple[str, ...] = ()
     spans: tuple[tuple[int, int], ...] = ()
+
+    if TYPE_CHECKING:  # what is taken; the fields are what is kept
+
+        def __init__(
+            self,
+            words: Sequence[str],
+            tags: Sequence[str] | None = None,
+            source: str | Sequence[str] = (),
+            spans: Sequence[Sequence[SupportsIndex]] = (),
+        ) -> None: ...
 
     def __post_init__(self) -> None:
         if isinstance(self.words, str) or isinstance(self.tags, str):
