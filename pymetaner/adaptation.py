@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import overload
 
 from pymetaner.cache import FactorCache
+from pymetaner.checks import check_model
 from pymetaner.engine import Computation, InnerOptimizer, Precision
 from pymetaner.inputs import Taggable, as_sentences
 from pymetaner.learning import EngineName, SupportCount, learning_of
@@ -43,7 +44,7 @@ def adapt(  # type: ignore[overload-overlap]  # a string is a list of strings to
 @overload
 def adapt(
     model: MetaNER,
-    x: Taggable,
+    x: Iterable[str | Sentence | Sequence[str]],
     *,
     memory: Memory | None = None,
     k: SupportCount | None = None,
@@ -120,7 +121,7 @@ def adapt(
 
     Raises:
         InputError: if `x` holds something that is not text.
-        SettingError: if a setting is out of range.
+        SettingError: if a setting is out of range, or the model is no `MetaNER`.
         NumericsError: if the model's logits are not finite, e.g. after a step that was far too large.
         MemoryLimitError: if a single sentence with its supports does not fit into memory.
         EncoderMismatchError, LabelMismatchError: if the memory was made for another model.
@@ -130,6 +131,7 @@ def adapt(
         >>> [(e.text, e.label) for e in result.entities]  # doctest: +SKIP
         [('Marie Curie', 'PER'), ('Varsovia', 'LOC')]
     """
+    check_model(model)
     inputs = as_sentences(x)
     learning = learning_of(
         model,
@@ -155,10 +157,33 @@ def adapt(
     return results[0] if inputs.single else results
 
 
+@overload
+def predict(  # type: ignore[overload-overlap]  # as for adapt
+    model: MetaNER,
+    x: str | Sentence,
+    *,
+    batch_size: int = 16,
+    precision: Precision = "fp32",
+    progress: bool = False,
+) -> Result: ...
+
+
+@overload
+def predict(
+    model: MetaNER,
+    x: Iterable[str | Sentence | Sequence[str]],
+    *,
+    batch_size: int = 16,
+    precision: Precision = "fp32",
+    progress: bool = False,
+) -> list[Result]: ...
+
+
 def predict(
     model: MetaNER, x: Taggable, *, batch_size: int = 16, precision: Precision = "fp32", progress: bool = False
 ) -> Result | list[Result]:
     """The entities of each sentence as the model stands; arguments and result as for `adapt`."""
+    check_model(model)
     inputs = as_sentences(x)
     computation = Computation(batch_size=batch_size, precision=precision, progress=progress)
     tagged, profile = tag(model, inputs.sentences, None, computation)

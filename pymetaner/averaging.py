@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from pymetaner.checks import check_model
 from pymetaner.errors import LabelMismatchError, SettingError, UnsupportedModelError
 from pymetaner.model import MetaNER
 from pymetaner.network import adapted_modules, adapted_parameters, fingerprint_of, head_of, weight_sharing_copy
@@ -42,10 +43,13 @@ def average(models: Iterable[MetaNER]) -> MetaNER:
         >>> mean = pymetaner.average([first, second, third])  # doctest: +SKIP
         >>> mean.save_pretrained("mean")  # doctest: +SKIP
     """
-    models = list(models) if isinstance(models, Iterable) else []
-    if not models or not all(isinstance(model, MetaNER) for model in models):
-        given = ", ".join(type(model).__name__ for model in models) or "none"
-        raise SettingError(f"the models to average are {given}: expected a list of one or more MetaNER")
+    if not isinstance(models, Iterable) or isinstance(models, str):
+        raise SettingError(f"models is a {type(models).__name__}: expected a list of one or more MetaNER")
+    models = list(models)
+    if not models:
+        raise SettingError("there is no model to average: expected a list of one or more MetaNER")
+    for i, model in enumerate(models):
+        check_model(model, f"models[{i}]")
     first = models[0]
     _check_alike(models)
     frozen = first.settings.freeze_layers

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
-from pymetaner.checks import present_device, whole
-from pymetaner.errors import SettingError
+from pymetaner.checks import floating, present_device, whole
 from pymetaner.forks import ForkSafe
 
 if TYPE_CHECKING:
@@ -48,10 +47,8 @@ class FactorCache(ForkSafe):
         dtype: torch.dtype | None = None,
     ) -> None:
         self.cache_bytes = whole("cache_bytes", cache_bytes)
-        if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
-            raise SettingError(f"dtype={dtype!r}: expected a floating-point type, such as torch.bfloat16")
         self.device = None if device is None else present_device("device", device)
-        self.dtype = dtype
+        self.dtype = None if dtype is None else floating("dtype", dtype)
         self.hits = 0
         self.misses = 0
         super().__init__()

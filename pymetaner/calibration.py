@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from pymetaner.blinding import aligned, blinded
 from pymetaner.cache import FactorCache
-from pymetaner.checks import number, one_of, several, whole
+from pymetaner.checks import check_model, instance, number, one_of, several, whole
 from pymetaner.decode import decode
 from pymetaner.engine import (
     Computation,
@@ -107,8 +107,8 @@ class Calibration:
     def __str__(self) -> str:
         gain = 100 * (self.best.score.f1 - self.plain.score.f1)
         return (
-            f"{self.arguments} on {self.sentences} sentences: F1 {100 * self.best.score.f1:.1f}, {gain:+.1f} over the "
-            "model without adapting"
+            f"{self.arguments} on {self.sentences} sentence{'s' * (self.sentences != 1)}: "
+            f"F1 {100 * self.best.score.f1:.1f}, {gain:+.1f} over the model without adapting"
         )
 
 
@@ -157,7 +157,7 @@ def calibrate(
 
     Raises:
         EmptyDataError: if the memory has fewer than two sentences.
-        SettingError: if there is nothing to try, or a value is out of range.
+        SettingError: if there is nothing to try, a value is out of range, or the model is no `MetaNER`.
         EncoderMismatchError, LabelMismatchError: if the memory was made for another model.
         UnsupportedModelError: if the batched engine cannot adapt the network.
 
@@ -165,7 +165,9 @@ def calibrate(
         >>> calibration = pymetaner.calibrate(model)  # doctest: +SKIP
         >>> pymetaner.adapt(model, texts, **calibration.arguments)  # doctest: +SKIP
     """
+    check_model(model)
     memory = model.memory if memory is None else memory
+    instance("memory", memory, Memory, how="Memory(model) makes one, to add to")
     memory.check(model)
     if len(memory) < 2:
         raise EmptyDataError(_TOO_FEW)
@@ -313,7 +315,7 @@ class _Trials:
         doubt: float = -1.0,
     ) -> Trial:
         """What these logits score; the margin is what they gain over the trial before, on top of that one's."""
-        tagged = [tags for tags, _ in decode(logits, self.model.labels, self.model.settings.decoding)]
+        tagged = [tags for tags, _ in decode(logits, self.model.labels, self.model.settings.decoding, self.ids)]
         pairs = [aligned(*item) for item in zip(self.sentences, self.blind, tagged, strict=True)]
         gold, tagged = [expected for expected, _ in pairs], [found for _, found in pairs]
         counts = sentence_counts(gold, tagged)

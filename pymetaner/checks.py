@@ -1,18 +1,36 @@
-"""Checks of settings: numbers of Python and NumPy are taken, truth values, NaN and infinity are not."""
+"""Checks of what is given: numbers of Python and NumPy are taken, truth values, NaN and infinity are not."""
 
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterable, Sequence
 from numbers import Integral, Real
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pymetaner.errors import SettingError
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["LARGEST_SEED", "keep", "number", "one_of", "present_device", "several", "step_sizes", "truth", "whole"]
+__all__ = [
+    "LARGEST_SEED",
+    "check_model",
+    "floating",
+    "instance",
+    "keep",
+    "number",
+    "one_of",
+    "path_of",
+    "present_device",
+    "several",
+    "step_sizes",
+    "truth",
+    "whole",
+]
+
+Kind = TypeVar("Kind")
 
 LARGEST_SEED = 2**32 - 1
 
@@ -95,6 +113,57 @@ def truth(name: str, value: object) -> bool:
     """
     if not isinstance(value, bool):
         raise SettingError(f"{name}={value!r}: expected True or False")
+    return value
+
+
+def instance(name: str, value: object, kind: type[Kind], *, how: str) -> Kind:
+    """The value, if it is of a class; `how` says in the message how to get one.
+
+    Raises:
+        SettingError: if it is not.
+    """
+    if not isinstance(value, kind):
+        raise SettingError(f"{name}={value!r:.60}: expected a {kind.__name__}: {how}")
+    return value
+
+
+def check_model(model: object, name: str = "model") -> None:
+    """Checks that something is a model, and not the folder of one.
+
+    Raises:
+        SettingError: if it is not.
+    """
+    from pymetaner.model import MetaNER  # which stands above this module
+
+    instance(name, model, MetaNER, how="load one with MetaNER.from_pretrained(...)")
+
+
+def path_of(name: str, value: object) -> Path:
+    """The value as a path.
+
+    Raises:
+        SettingError: if it is no path.
+    """
+    try:
+        path = os.fspath(value)  # type: ignore[call-overload]  # which raises for what is no path
+        if not isinstance(path, str) or "\0" in path:
+            raise ValueError("it is of bytes, or holds a null character")
+        os.fsencode(path)  # refuses a lone surrogate, which no system takes
+    except (TypeError, ValueError) as error:
+        raise SettingError(f"{name}={value!r:.60} is not a path ({error}): expected a string or a Path") from error
+    return Path(path)
+
+
+def floating(name: str, value: object) -> torch.dtype:
+    """The value, if it is a type of numbers with a floating point.
+
+    Raises:
+        SettingError: if it is not.
+    """
+    import torch  # as below
+
+    if not isinstance(value, torch.dtype) or not value.is_floating_point:
+        raise SettingError(f"{name}={value!r}: expected a floating-point type, such as torch.bfloat16")
     return value
 
 

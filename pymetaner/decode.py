@@ -15,7 +15,7 @@ __all__ = ["decode"]
 
 
 def decode(
-    logits: Sequence[NDArray[np.floating[Any]]], labels: LabelScheme, how: str
+    logits: Sequence[NDArray[np.floating[Any]]], labels: LabelScheme, how: str, numbers: Sequence[int] | None = None
 ) -> list[tuple[tuple[str, ...], NDArray[np.float64]]]:
     """IOB2 tags, and the probability that the softmax gives each, of every sentence.
 
@@ -24,16 +24,18 @@ def decode(
         labels: the label scheme of the C logits.
         how: ``"viterbi"`` for the most probable sequence that is valid in the scheme, ``"argmax"`` for the most
             probable tag of each word, a stray ``I-`` then opening an entity.
+        numbers: of each sentence, for errors: its place in what the caller was given, or its id; by default its
+            place in `logits`.
 
     Raises:
         NumericsError: if a logit is not finite.
     """
     results = []
-    for i, rows in enumerate(logits):
+    for number, rows in zip(range(len(logits)) if numbers is None else numbers, logits, strict=True):
         if not np.isfinite(rows).all():
             raise NumericsError(
-                f"the logits of sentence {i} are not finite: the model's weights hold NaN or infinity, or adapting "
-                "took far too large a step; give a smaller lr or lambda_max"
+                f"the logits of sentence {number} are not finite: the model's weights hold NaN or infinity, or "
+                "adapting took far too large a step; give a smaller lr or lambda_max"
             )
         scores = rows.astype(np.float64)
         scores -= scores.max(axis=1, keepdims=True) if len(scores) else 0

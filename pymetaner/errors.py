@@ -49,7 +49,7 @@ class ModelFileError(PymetanerError, OSError):
 
 
 class UnsupportedModelError(PymetanerError, ValueError):
-    """The model is readable, but pymetaner cannot adapt this architecture."""
+    """The model is readable, but cannot be adapted: its architecture, or weights made in `torch.inference_mode`."""
 
 
 class SaveError(PymetanerError, OSError):

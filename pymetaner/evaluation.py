@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from pymetaner.blinding import aligned, blinded
+from pymetaner.checks import check_model, instance
 from pymetaner.engine import Computation, Precision
 from pymetaner.errors import EmptyDataError
 from pymetaner.learning import Learning
@@ -47,7 +48,7 @@ class Evaluation:
 
 def evaluate(
     model: MetaNER,
-    sentences: Sequence[Sentence],
+    sentences: Iterable[Sentence],
     *,
     learning: Learning | None = None,
     scoring: Scoring = "strict",
@@ -62,7 +63,7 @@ def evaluate(
         model: the model.
         sentences: labelled sentences; a token list of single Chinese characters is regrouped into words for the model
             and scored by character, and words that were cut at the edges of labelled entities are cut anew without.
-        learning: what to adapt on and how; None for the plain score alone.
+        learning: what to adapt on and how, from `pymetaner.learning.learning_of`; None for the plain score alone.
         scoring: ``"strict"``, seqeval's strict IOB2 mode, or ``"conlleval"``, the official script's figure.
         batch_size: the most sentences in a batch.
         precision: of products, as for `pymetaner.adapt`.
@@ -71,8 +72,16 @@ def evaluate(
 
     Raises:
         DataError, EmptyDataError: if something is not a sentence, or none is labelled.
+        SettingError: if a setting is out of range, or the model is no `MetaNER`.
     """
-    gold = [sentence for sentence in check_sentences(sentences) if sentence.tags]
+    check_model(model)
+    if learning is not None:
+        instance("learning", learning, Learning, how="learning_of(model, k=2) of pymetaner.learning makes one")
+    numbers, gold = [], []
+    for i, sentence in enumerate(check_sentences(sentences)):
+        if sentence.tags:
+            numbers.append(i)
+            gold.append(sentence)
     if not gold:
         raise EmptyDataError("no labelled sentence to score on: expected sentences with one tag a word")
     types = {name[2:] for sentence in gold for name in sentence.tags or () if name != "O"}
@@ -80,7 +89,7 @@ def evaluate(
     computation = Computation(
         batch_size=batch_size, precision=precision, cache=model.cache, memory_bytes=memory_bytes, progress=progress
     )
-    tagged, _ = tag(model, blind, learning, computation)
+    tagged, _ = tag(model, blind, learning, computation, numbers)
     truth: list[tuple[str, ...]] = []
     plain: list[tuple[str, ...]] = []
     adapted: list[tuple[str, ...]] = []

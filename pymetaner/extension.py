@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pymetaner.checks import check_model, whole
 from pymetaner.errors import EmptyDataError, UnsupportedModelError
 from pymetaner.model import MetaNER
 from pymetaner.network import adapted_modules, forward, head_of, weight_sharing_copy
@@ -25,7 +26,7 @@ _REMEMBERED = 256  # sentences of the memory whose entities must stay what they 
 
 
 @torch.inference_mode(False)  # what is made in a caller's could never be adapted
-def extend(model: MetaNER, sentences: Sequence[Sentence], *, batch_size: int = 16) -> MetaNER:
+def extend(model: MetaNER, sentences: Iterable[Sentence], *, batch_size: int = 16) -> MetaNER:
     """A new model that also tags the entity types of some labelled sentences; about 20 teach a first notion of one.
 
     The logits of the old tags stay what they were, whatever the sentence. Each new tag gets a row in the head, found by
@@ -43,6 +44,8 @@ def extend(model: MetaNER, sentences: Sequence[Sentence], *, batch_size: int = 1
 
     Raises:
         EmptyDataError: if there is no entity of a type that the model does not know.
+        LabelSchemeError: if a new type is called ``O``.
+        SettingError: if the batch size is out of range, or the model is no `MetaNER`.
         UnsupportedModelError: if the head does not end in a linear layer.
 
     Example:
@@ -50,6 +53,8 @@ def extend(model: MetaNER, sentences: Sequence[Sentence], *, batch_size: int = 1
         >>> extended.memory.add(sentences)  # doctest: +SKIP
         >>> extended.save_pretrained("with-drugs")  # doctest: +SKIP
     """
+    check_model(model)
+    batch_size = whole("batch_size", batch_size, 1)
     labelled = [sentence for sentence in check_sentences(sentences) if sentence.tags]
     types = dict.fromkeys(tag[2:] for sentence in labelled for tag in sentence.tags or () if tag != "O")
     new = [name for name in types if name not in model.types]

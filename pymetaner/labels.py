@@ -47,10 +47,11 @@ class LabelScheme:
             label_all_pieces: every piece carries a label, as in the official code of Wu et al. (2020): beside the first
                 piece of each word, further ones ``"X"`` and the special ones ``"[CLS]"`` and ``"[SEP]"``, last in the
                 scheme. No word is ever tagged with these.
+
+        Raises:
+            LabelSchemeError: if they are no names, or one is ``O``.
         """
-        names = [] if isinstance(types, str) or not isinstance(types, Iterable) else list(dict.fromkeys(types))
-        if not names or any(not isinstance(name, str) or not name or name == "O" for name in names):
-            raise LabelSchemeError(f"entity types {types!r}: expected one or more names other than 'O', in a list")
+        names = _names(types)
         others = _OTHERS if label_all_pieces else ()
         return cls(("O", *(f"{kind}-{name}" for name in names for kind in "BI"), *others), "IOB2")
 
@@ -60,6 +61,9 @@ class LabelScheme:
         Example:
             >>> LabelScheme.from_types(["PER"]).with_types(["LOC"]).tags
             ('O', 'B-PER', 'I-PER', 'B-LOC', 'I-LOC')
+
+        Raises:
+            LabelSchemeError: if they are no names, or one is ``O``.
         """
         of_type: dict[str, list[str]] = {}
         for tag, (letter, name) in zip(self.tags, self._parts, strict=True):
@@ -68,7 +72,7 @@ class LabelScheme:
         known, patterns = max(of_type.items(), key=lambda item: len(item[1]))
         added = [
             tag.removesuffix(known) + name if tag.endswith(known) else name + tag.removeprefix(known)
-            for name in dict.fromkeys(types)
+            for name in _names(types)
             if name not in of_type
             for tag in patterns
         ]
@@ -146,6 +150,11 @@ class LabelScheme:
     def _ids(self) -> dict[tuple[str, str], int]:
         return {part: i for i, part in enumerate(self._parts)} | {("O", ""): self.tags.index("O")}
 
+    def check_logits(self, count: int) -> None:
+        """Raise LabelSchemeError unless a head gives so many logits as there are tags."""
+        if len(self.tags) != count:
+            raise LabelSchemeError(f"{len(self.tags)} labels for a head of {count} logits: give one a logit")
+
     def check(self, tags: Iterable[str]) -> None:
         """Raise LabelMismatchError if IOB2 tags name a type that is not in the scheme."""
         unknown = sorted({tag[2:] for tag in tags if tag != "O"} - self.types)
@@ -185,3 +194,11 @@ class LabelScheme:
                     for before in "BI":
                         allowed[self._ids[before, name], j] = True
         return allowed
+
+
+def _names(types: Iterable[str]) -> list[str]:
+    """Distinct names of entity types, one or more."""
+    names = [] if isinstance(types, str) or not isinstance(types, Iterable) else list(dict.fromkeys(types))
+    if not names or any(not isinstance(name, str) or not name or name == "O" for name in names):
+        raise LabelSchemeError(f"entity types {types!r}: expected one or more names other than 'O', in a list")
+    return names

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
-from pymetaner.checks import keep, number, one_of, whole
+from pymetaner.checks import keep, number, one_of, truth, whole
 from pymetaner.engine import FineTuning, InnerOptimizer, InnerStep
 from pymetaner.errors import SettingError
 from pymetaner.memory import Memory
@@ -41,6 +41,7 @@ class Learning:
             raise SettingError(
                 f"memory is a {type(self.memory).__name__}: expected a Memory; Memory(model) makes one, to add to"
             )
+        keep(self, truth, "exclude_self")
         if self.k != "all":
             keep(self, whole, "k", or_else="'all'")
         if (self.k == "all") != isinstance(self.inner, FineTuning):

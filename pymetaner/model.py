@@ -5,8 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Sequence
 from os import PathLike
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import torch
@@ -17,17 +16,18 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pymetaner import checkpoint, reading
 from pymetaner.cache import FactorCache
-from pymetaner.errors import LabelSchemeError, SettingError
+from pymetaner.checks import floating, path_of, present_device, truth
+from pymetaner.errors import SettingError
 from pymetaner.labels import LabelScheme
 from pymetaner.memory import Memory
 from pymetaner.network import (
-    adapted_modules,
     check_network,
+    check_settings,
     fingerprint_of,
     forward,
     frozen_tensors,
     layers_of,
-    longest_window,
+    version_of,
     weights_version,
 )
 from pymetaner.sentence import Sentence
@@ -77,11 +77,8 @@ class MetaNER(nn.Module, ModelHubMixin):
         self.network = network
         self.tokenizer = tokenizer
         self.labels = labels or LabelScheme.from_tags(checkpoint.label_names(network.config))
-        if len(self.labels.tags) != network.config.num_labels:
-            raise LabelSchemeError(
-                f"{len(self.labels.tags)} labels for a head of {network.config.num_labels} logits: give one a logit"
-            )
-        self.settings = settings or checkpoint.default_settings(network, tokenizer)
+        self.labels.check_logits(network.config.num_labels or 0)
+        self.settings = checkpoint.default_settings(network, tokenizer) if settings is None else settings
         self._fingerprint: tuple[object, str] = (None, "")
         self._memories: list[Memory] = []  # the first is the model's; none before it is asked for
         self.cache = FactorCache()
@@ -93,19 +90,8 @@ class MetaNER(nn.Module, ModelHubMixin):
 
     @settings.setter
     def settings(self, settings: Settings) -> None:
-        longest = longest_window(self.network)
-        if settings.window > longest:
-            raise SettingError(
-                f"window={settings.window}: this encoder reads {longest} pieces at most; give Settings(window=...)"
-            )
-        adapted_modules(self.network, settings.freeze_layers)  # refuses more layers than there are
-        words = WordTokenizer(
-            self.tokenizer,
-            settings.window,
-            settings.overlap,
-            self.labels.other_tags,
-            any_script=settings.script == "known",
-        )
+        check_settings(self.network, settings)
+        words = WordTokenizer.of(self.tokenizer, settings, self.labels.other_tags)
         self._settings, self.words = settings, words
 
     @torch.inference_mode(False)  # weights made in a caller's could never be adapted
@@ -149,7 +135,8 @@ class MetaNER(nn.Module, ModelHubMixin):
         Args:
             pretrained_model_name_or_path: a local folder, or the id of a hub repository.
             labels: the tag of each logit, for a checkpoint whose config does not name them.
-            dtype: the type of the weights; if it rounds them, a memory saved with the model is embedded anew.
+            dtype: the type of the weights, of floating point; if it rounds them, a memory saved with the model is
+                embedded anew.
             device: where to put them.
             revision: branch, tag or commit of a hub repository.
             token: access token for a private hub repository.
@@ -160,11 +147,13 @@ class MetaNER(nn.Module, ModelHubMixin):
         Raises:
             ModelFileError: if the folder is missing, incomplete, damaged or not a model.
             LabelSchemeError: if the labels are not entity tags.
+            SettingError: if there is no such device here, or weights cannot be of that type.
             UnsupportedModelError: if the architecture cannot be adapted.
 
         Example:
             >>> model = MetaNER.from_pretrained("runs/en")  # doctest: +SKIP
         """
+        dtype, device = floating("dtype", dtype), present_device("device", device)
         folder = checkpoint.find(
             pretrained_model_name_or_path,
             revision=revision,
@@ -213,14 +202,14 @@ class MetaNER(nn.Module, ModelHubMixin):
         Raises:
             SaveError: if writing fails.
             EncoderMismatchError: if the weights have moved since the memory was filled, so that it would not load.
-            SettingError: if packing would round weights under a memory that is not empty, or for an unknown argument.
+            SettingError: for other arguments, or if packing would round weights under a memory that is not empty.
         """
         unknown = ", ".join(sorted(others.keys() - {"config", "model_card_kwargs"}))
         if unknown:
             raise SettingError(
                 f"save_pretrained does not take {unknown}: expected packed alone; model.push_to_hub(repo_id) uploads"
             )
-        checkpoint.save(self, Path(save_directory), packed=packed)
+        checkpoint.save(self, path_of("save_directory", save_directory), packed=truth("packed", packed))
 
     # ---- the memory, and the encoder that it asks for vectors ----
 
@@ -245,14 +234,9 @@ class MetaNER(nn.Module, ModelHubMixin):
         """The entity types that the model tags."""
         return self.labels.types
 
-    @property
-    def _vector_layers(self) -> int:
-        """After how many layers the sentence vector is read: the frozen ones, or all of them if none is frozen."""
-        return self.settings.freeze_layers or len(layers_of(self.network))
-
     def vector_tensors(self) -> dict[str, Tensor]:
-        """The encoder's tensors, by name, that decide the sentence vectors."""
-        return frozen_tensors(self.network, self._vector_layers)
+        """The encoder's tensors, by name, that decide the sentence vectors: the frozen ones, or all if none is."""
+        return frozen_tensors(self.network, self.settings.freeze_layers or len(layers_of(self.network)))
 
     @property
     def state(self) -> object:
@@ -267,7 +251,7 @@ class MetaNER(nn.Module, ModelHubMixin):
         """
         frozen = self.vector_tensors()
         # In-place changes of a tensor raise its version; a new hash (a fraction of a second) is made only then.
-        state: object = (self.settings, *((t.data_ptr(), t._version) for t in frozen.values()))
+        state: object = (self.settings, *version_of(frozen))
         if self._fingerprint[0] != state:
             probe = self.words.windows([Sentence(("Zürich", "東京", "Δ", "naïve"))])[0].ids
             settings = self.settings
@@ -284,17 +268,32 @@ class MetaNER(nn.Module, ModelHubMixin):
         return self._fingerprint[1]
 
     def embed(
-        self, sentences: Sequence[Sentence], *, batch_size: int = 32, progress: bool = False
+        self, sentences: Iterable[Sentence], *, batch_size: int = 32, progress: bool = False
     ) -> NDArray[np.float32]:
         """(n, d) float32 unit vectors of n sentences; a sentence without words has a zero vector.
 
         A vector is the mean hidden state (or, with ``pooling="cls"``, the first one) after the frozen layers: it says
         what a sentence is about and in which language. The last hidden states of a trained tagger say little but which
-        entity types are there.
+        entity types are there. Raises DataError for what is no sentence.
         """
         return reading.embed(self, sentences, batch_size=batch_size, progress=progress)
 
     # ---- tagging and reading ----
+
+    @overload
+    def predict(  # type: ignore[overload-overlap]  # a string is a list of strings too, but not for us
+        self, x: str | Sentence, *, batch_size: int = 16, precision: Precision = "fp32", progress: bool = False
+    ) -> Result: ...
+
+    @overload
+    def predict(
+        self,
+        x: Iterable[str | Sentence | Sequence[str]],
+        *,
+        batch_size: int = 16,
+        precision: Precision = "fp32",
+        progress: bool = False,
+    ) -> list[Result]: ...
 
     def predict(
         self, x: Taggable, *, batch_size: int = 16, precision: Precision = "fp32", progress: bool = False
@@ -316,14 +315,14 @@ class MetaNER(nn.Module, ModelHubMixin):
 
     def read(
         self,
-        sentences: Sequence[Sentence],
+        sentences: Iterable[Sentence],
         *,
         batch_size: int = 32,
         progress: bool = False,
         keep_lower: bool = False,
         keep_hidden: bool = False,
     ) -> list[reading.Reading]:
-        """Word logits and sentence vector of each sentence, one pass of the encoder.
+        """Word logits and sentence vector of each sentence, one pass of the encoder. Raises as `embed` does.
 
         Args:
             sentences: the sentences.

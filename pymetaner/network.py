@@ -12,13 +12,16 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from transformers import PreTrainedModel
 
+from pymetaner.checks import instance
 from pymetaner.errors import SettingError, UnsupportedModelError
+from pymetaner.settings import Settings
 
 __all__ = [
     "adapted_groups",
     "adapted_modules",
     "adapted_parameters",
     "check_network",
+    "check_settings",
     "encoder_of",
     "fingerprint_of",
     "forward",
@@ -26,6 +29,7 @@ __all__ = [
     "head_of",
     "layers_of",
     "longest_window",
+    "version_of",
     "weight_sharing_copy",
     "weights_version",
 ]
@@ -110,6 +114,21 @@ def longest_window(network: PreTrainedModel) -> int:
     return int(longest)
 
 
+def check_settings(network: PreTrainedModel, settings: Settings) -> None:
+    """Checks that settings go with a network.
+
+    Raises:
+        SettingError: if they are no `Settings`, or ask for more pieces or layers than the encoder has.
+    """
+    instance("settings", settings, Settings, how="Settings(window=...), or replace(model.settings, window=...)")
+    longest = longest_window(network)
+    if settings.window > longest:
+        raise SettingError(
+            f"window={settings.window}: this encoder reads {longest} pieces at most; give Settings(window=...)"
+        )
+    adapted_groups(network, settings.freeze_layers)
+
+
 def adapted_groups(network: PreTrainedModel, freeze_layers: int) -> list[dict[str, nn.Module]]:
     """The modules whose parameters are trained and adapted, by name: a group for each layer, the last for the head.
 
@@ -173,9 +192,25 @@ def weight_sharing_copy(
     return copied
 
 
+def version_of(tensors: Mapping[str, Tensor]) -> tuple[tuple[int, int], ...]:
+    """Changes whenever one of some tensors does; what is written through ``.data`` goes unnoticed, as for autograd.
+
+    Raises:
+        UnsupportedModelError: if one was made in inference mode, where PyTorch counts no changes.
+    """
+    for name, tensor in tensors.items():
+        if tensor.is_inference():
+            raise UnsupportedModelError(
+                f"the weight {name!r} was made inside torch.inference_mode(), so that its changes cannot be noticed, "
+                "nor can it be adapted: use torch.no_grad() there; outside of both, "
+                "model.network = copy.deepcopy(model.network) makes it an ordinary one"
+            )
+    return tuple((tensor.data_ptr(), tensor._version) for tensor in tensors.values())
+
+
 def weights_version(network: PreTrainedModel) -> object:
-    """Changes whenever a weight does; what is written through ``.data`` goes unnoticed, as for autograd."""
-    return tuple((t.data_ptr(), t._version) for t in network.state_dict(keep_vars=True).values())
+    """The `version_of` all weights."""
+    return version_of(network.state_dict(keep_vars=True))
 
 
 def _count_fused_step(optimizer: torch.optim.Optimizer, _args: object, _kwargs: object) -> None:

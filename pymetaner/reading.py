@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pymetaner.checks import truth, whole
 from pymetaner.pooling import Pool
 from pymetaner.progress import track
-from pymetaner.sentence import Sentence
+from pymetaner.sentence import Sentence, check_sentences
 from pymetaner.view import borrowed_view
 from pymetaner.windows import Window, WordRows, make_batch, pack
 
@@ -78,8 +79,10 @@ def word_logits(
     return gathered.rows
 
 
-def embed(model: MetaNER, sentences: Sequence[Sentence], *, batch_size: int, progress: bool) -> NDArray[np.float32]:
+def embed(model: MetaNER, sentences: Iterable[Sentence], *, batch_size: int, progress: bool) -> NDArray[np.float32]:
     """`MetaNER.embed`."""
+    sentences, batch_size = check_sentences(sentences), whole("batch_size", batch_size, 1)
+    truth("progress", progress)
     pool = Pool(len(sentences), model.dim, model.settings.pooling)
     with (
         borrowed_view(model.network, model.settings.freeze_layers) as view,
@@ -99,7 +102,7 @@ def embed(model: MetaNER, sentences: Sequence[Sentence], *, batch_size: int, pro
 
 def read(
     model: MetaNER,
-    sentences: Sequence[Sentence],
+    sentences: Iterable[Sentence],
     *,
     batch_size: int,
     progress: bool,
@@ -107,6 +110,8 @@ def read(
     keep_hidden: bool,
 ) -> list[Reading]:
     """`MetaNER.read`."""
+    sentences, batch_size = check_sentences(sentences), whole("batch_size", batch_size, 1)
+    truth("progress", progress)
     last = WordRows([len(sentence) for sentence in sentences], model.dim if keep_hidden else 0, np.float32)
     pool = Pool(len(sentences), model.dim, model.settings.pooling)
     lowers: list[dict[int, Tensor]] = [{} for _ in sentences]

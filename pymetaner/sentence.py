@@ -6,11 +6,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from operator import index
-from typing import SupportsIndex
+from typing import TYPE_CHECKING, SupportsIndex
 
-from pymetaner.errors import DataError, LengthMismatchError, SpanError, TagError
+from pymetaner.errors import DataError, EmptyDataError, LengthMismatchError, SpanError, TagError
 
-__all__ = ["Entity", "Sentence", "check_sentences", "is_text", "spaceless"]
+__all__ = ["Entity", "Sentence", "check_sentences", "check_words", "is_text", "spaceless"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +58,16 @@ class Sentence:
     tags: tuple[str, ...] | None = None
     source: str | tuple[str, ...] = ()
     spans: tuple[tuple[int, int], ...] = ()
+
+    if TYPE_CHECKING:  # what is taken; the fields are what is kept
+
+        def __init__(
+            self,
+            words: Sequence[str],
+            tags: Sequence[str] | None = None,
+            source: str | Sequence[str] = (),
+            spans: Sequence[Sequence[SupportsIndex]] = (),
+        ) -> None: ...
 
     def __post_init__(self) -> None:
         if isinstance(self.words, str) or isinstance(self.tags, str):
@@ -174,6 +184,21 @@ def check_sentences(sentences: Iterable[Sentence]) -> list[Sentence]:
         if not isinstance(sentence, Sentence):
             raise DataError(f"item {i} is a {type(sentence).__name__}, expected a pymetaner.Sentence")
     return found
+
+
+def check_words(sentence: Sentence, place: str) -> None:
+    """Checks that a sentence has words that can be learned from; `place` names it in the message.
+
+    Raises:
+        EmptyDataError: if it has none.
+        DataError: if one is empty, or no string.
+    """
+    if not sentence.words:
+        raise EmptyDataError(f"{place} has no word: leave it out")
+    if not all(isinstance(token, str) for token in sentence.source):
+        raise DataError(f"{place} ({sentence.words!r:.60}) has words that are not strings: leave them out")
+    if not all((*sentence.words, *sentence.source)):
+        raise DataError(f"{place} ({sentence.words!r:.60}) has an empty word: leave it out")
 
 
 def tag_spans(tags: Sequence[str]) -> list[tuple[int, int, str]]:

@@ -67,6 +67,7 @@ def tag(
     sentences: Sequence[Sentence],
     learning: Learning | None,
     computation: Computation,
+    numbers: Sequence[int] | None = None,
 ) -> tuple[list[Tagged], Profile]:
     """The sentences tagged by the model as it stands and, if there is something to learn from, adapted.
 
@@ -75,14 +76,21 @@ def tag(
         sentences: what is tagged.
         learning: what to learn from, and how.
         computation: batch size, precision, cache and progress.
+        numbers: the place of each in what the caller was given, for errors; by default in `sentences`.
     """
+    if sentences and learning is not None and (learning.k or learning.knn) and not len(learning.memory):
+        warnings.warn(
+            "the memory is empty, so there is nothing to adapt on: add labelled sentences with memory.add(...)",
+            stacklevel=3,
+        )
     tagging = _Tagging(model, learning, computation)
     chunks = list(_chunks(sentences))
     if len(chunks) > 1:
         tagging.computation = replace(computation, progress=False)  # one bar over all chunks instead
+    numbers = range(len(sentences)) if numbers is None else numbers
     tagged: list[Tagged] = []
     for chunk in track(chunks, "tagging", computation.progress and len(chunks) > 1):
-        tagged += tagging.run(chunk)
+        tagged += tagging.run(chunk, numbers[len(tagged) : len(tagged) + len(chunk)])
     return tagged, tagging.profile(len(sentences))
 
 
@@ -101,7 +109,7 @@ class _Tagging:
             if isinstance(learning.inner, FineTuning):
                 self.engine = "fine-tuned"
 
-    def run(self, sentences: Sequence[Sentence]) -> list[Tagged]:
+    def run(self, sentences: Sequence[Sentence], numbers: Sequence[int]) -> list[Tagged]:
         """The sentences tagged."""
         model, computation = self.model, self.computation
         excluded: list[frozenset[int]] | None = None
@@ -117,7 +125,7 @@ class _Tagging:
                 keep_lower=self.engine in ("batched", "fine-tuned"),
                 keep_hidden=self.learning is not None and self.learning.knn > 0,
             )
-        base = decode([r.logits for r in readings], model.labels, model.settings.decoding)
+        base = decode([r.logits for r in readings], model.labels, model.settings.decoding, numbers)
         self._spent("reading", started)
         supports: list[tuple[Support, ...]] = [() for _ in sentences]
         logits: list[NDArray[np.floating[Any]]] | None = None
@@ -138,7 +146,7 @@ class _Tagging:
             votes = self._votes(excluded, readings, self.learning)
             logits = list(fused(logits or [r.logits for r in readings], votes, self.learning.knn))
             self._spent("searching", started)
-        adapted = base if logits is None else decode(logits, model.labels, model.settings.decoding)
+        adapted = base if logits is None else decode(logits, model.labels, model.settings.decoding, numbers)
         return [
             Tagged(sentence, *before, *after, hits)
             for sentence, before, after, hits in zip(sentences, base, adapted, supports, strict=True)
@@ -210,12 +218,6 @@ def _supports(
     """The nearest labelled sentences of each sentence; none for one without words."""
     memory = learning.memory
     memory.check(model)
-    if not len(memory):
-        warnings.warn(
-            "the memory is empty, so there is nothing to adapt on: add labelled sentences with memory.add(...)",
-            stacklevel=5,
-        )
-        return [() for _ in sentences]
     k = _SHOWN if learning.k == "all" else learning.k
     hits = memory.search(vectors, k, exclude_self=excluded)
     return [

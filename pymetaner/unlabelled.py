@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from pymetaner.checks import number
+from pymetaner.checks import check_model, number
 from pymetaner.engine import Computation, FineTuning, Precision, fine_tuned_model
 from pymetaner.errors import EmptyDataError
 from pymetaner.inputs import as_sentences
@@ -98,6 +98,7 @@ def self_train(
         >>> italian = pymetaner.self_train(model, lines, progress=True)  # doctest: +SKIP
         >>> italian.save_pretrained("italian")  # doctest: +SKIP
     """
+    check_model(model)
     if len(model.memory):
         model.memory.check(model)  # before the work, since the new model gets a copy
     rate = step_size(model, lr, "adamw")

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from pymetaner.errors import UnsupportedModelError
 from pymetaner.forks import PerObject
-from pymetaner.network import adapted_groups, forward, layers_of, weight_sharing_copy
+from pymetaner.network import adapted_groups, forward, layers_of, version_of, weight_sharing_copy
 
 __all__ = ["Listener", "View", "borrowed_view"]
 
@@ -184,8 +184,9 @@ _views: PerObject[PreTrainedModel, list[tuple[object, View]]] = PerObject()
 @contextmanager
 def borrowed_view(network: PreTrainedModel, frozen: int) -> Iterator[View]:
     """A view that no other thread uses meanwhile; made anew only when all are taken or the network has changed."""
-    tensors = (*network.parameters(), *network.buffers())
-    state = (frozen, *map(id, network.modules()), *((t.data_ptr(), t.dtype, t.device) for t in tensors))
+    tensors = dict(network.named_parameters()) | dict(network.named_buffers())
+    versions = version_of(tensors)
+    state = (frozen, *map(id, network.modules()), *((t.data_ptr(), t.dtype, t.device) for t in tensors.values()))
     with _views.lock:
         idle = [view for known, view in _views.kept.get(network, ()) if known == state]
         view = idle.pop() if idle else None
@@ -193,7 +194,7 @@ def borrowed_view(network: PreTrainedModel, frozen: int) -> Iterator[View]:
     if view is None:
         with torch.inference_mode(False):  # what is made in it could never again take part in a graph
             view = View(network, frozen)
-    view.weights = (state, tuple(tensor._version for tensor in tensors))
+    view.weights = (state, versions)
     try:
         yield view
     finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Sequence
 
+from pymetaner.checks import check_model
 from pymetaner.engine import Computation, FineTuning, Precision, fine_tuned_model
 from pymetaner.errors import EmptyDataError
 from pymetaner.forks import PerObject
@@ -55,12 +56,13 @@ def fine_tune(
         DataError, EmptyDataError: if a sentence is not labelled or has no word, or there is none.
         LabelMismatchError: if one has an entity type that the model does not tag.
         EncoderMismatchError: if the memory was made for another model.
-        SettingError: if a setting is out of range.
+        SettingError: if a setting is out of range, or the model is no `MetaNER`.
 
     Example:
         >>> mine = pymetaner.fine_tune(model, pymetaner.read("mine.conll"), progress=True)  # doctest: +SKIP
         >>> mine.save_pretrained("mine")  # doctest: +SKIP
     """
+    check_model(model)
     memory = labelled if isinstance(labelled, Memory) else model.memory
     memory.check(model)
     added: list[Sentence] = []

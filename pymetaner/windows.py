@@ -22,6 +22,7 @@ from transformers import PreTrainedTokenizerBase
 from pymetaner.errors import DataError, SettingError
 from pymetaner.script import has_han, other_scripts
 from pymetaner.sentence import Sentence, is_text
+from pymetaner.settings import Settings
 
 __all__ = ["IGNORE", "Batch", "OtherLabels", "Window", "WordRows", "WordTokenizer", "make_batch", "pack", "pad_hidden"]
 
@@ -157,6 +158,14 @@ class WordTokenizer:
         # Byte-level vocabularies mark a word start by a space of their own, which a lone word lacks.
         self._space = " " if self._marked(" a") and not self._marked("a") else ""
         self._pieces: dict[str, tuple[tuple[int, ...], int]] = {}
+
+    @classmethod
+    def of(
+        cls, tokenizer: PreTrainedTokenizerBase, settings: Settings, other_tags: tuple[int, int, int] | None
+    ) -> WordTokenizer:
+        """One that reads as a model's settings say. Errors as for the class."""
+        any_script = settings.script == "known"
+        return cls(tokenizer, settings.window, settings.overlap, other_tags, any_script=any_script)
 
     def _marked(self, text: str) -> bool:
         """Whether the first piece of a text starts with a word-start mark."""

@@ -71,8 +71,11 @@ def test_what_does_not_belong_together_is_refused(models):
         average([])
     with pytest.raises(SettingError, match="Sentence"):
         average([first, CORPUS[0]])
-    with pytest.raises(SettingError, match="expected a list"):
-        average(3)
+    with pytest.raises(SettingError, match=r"models\[1\]='runs/b'.*from_pretrained"):
+        average([first, "runs/b"])
+    for alone in (3, first, "runs/a"):
+        with pytest.raises(SettingError, match=f"models is a {type(alone).__name__}: expected a list"):
+            average(alone)
     swapped = ("O", *(tag for tag in TAGS[:0:-1]))
     network = network_of("bert", tags=swapped)
     with pytest.raises(LabelMismatchError, match="model 1 has the tags O, I-LOC"):

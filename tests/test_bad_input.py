@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from pymetaner import (
     Settings,
     TrainSettings,
     adapt,
+    average,
     calibrate,
     evaluate,
     extend,
@@ -34,7 +36,9 @@ from pymetaner import (
     write,
 )
 from pymetaner.engine import FineTuning
-from pymetaner.errors import NumericsError, SettingError
+from pymetaner.errors import DataError, NumericsError, SettingError
+from pymetaner.learning import learning_of
+from pymetaner.reading import Reading
 from pymetaner.unlabelled import pseudo_labelled
 
 NUMBERS = (None, "a", "1", [1], {}, True, math.nan, math.inf, -math.inf, -1, 1j)
@@ -92,8 +96,19 @@ def test_numbers_of_numpy_are_numbers(model):
 
 
 def test_other_settings(model):
-    for wrong in ({"cache": 5}, {"memory": "x"}, {"memory": model}):
+    for wrong in ({"cache": 5}, {"memory": "x"}, {"memory": model}, {"progress": "x"}, {"progress": 1}):
         refused(adapt, model, "Ada", **wrong)
+    for wrong in ("False", 1, 0, None, "x"):
+        refused(adapt, model, "Ada", exclude_self=wrong)
+        refused(predict, model, "Ada", progress=wrong)
+        refused(read, "nowhere.conll", progress=wrong)
+    for wrong in ("x", 0, -1, 2.5, None, True):
+        refused(extend, model, [Sentence(("Aspirin",), ("B-DRUG",))], batch_size=wrong)
+        refused(model.embed, CORPUS, batch_size=wrong)
+        refused(model.read, CORPUS, batch_size=wrong)
+    with pytest.raises(SettingError, match=r"learning=\{'k': 2\}: expected a Learning: learning_of"):
+        evaluate(model, CORPUS, learning={"k": 2})
+    refused(calibrate, model, "x")
     for wrong in ({"dtype": "bf16"}, {"dtype": torch.int8}, {"device": "x"}, {"device": 1.5}):
         refused(FactorCache, **wrong)
     for wrong in (
@@ -129,6 +144,101 @@ def test_what_is_no_sentence(model, tmp_path):
     assert not (tmp_path / "x.jsonl").exists()
     for dataset in (None, 5, "abc", [5], [{"tokens": None, "ner_tags": []}], [{"tokens": ["a"], "ner_tags": None}]):
         refused(from_dataset, dataset)
+
+
+@pytest.mark.parametrize("wrong", ["runs/en", None, MetaNER, CORPUS[0]])
+def test_what_is_no_model(wrong, tmp_path):
+    calls = {
+        adapt: ("Ada",), predict: ("Ada",), evaluate: (CORPUS,), extend: (CORPUS,), fine_tune: (CORPUS,),
+        calibrate: (), train: (CORPUS, tmp_path / "run"), self_train: (["Ada"],),
+    }  # fmt: skip
+    for call, others in calls.items():
+        with pytest.raises(SettingError, match=r"model=.*expected a MetaNER: load one with MetaNER\.from_pretrained"):
+            call(wrong, *others)
+    refused(average, [wrong])
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_is_no_path_or_settings(model, tmp_path):
+    for wrong in (None, 5, b"run", "a\0b", "\ud800", ["run"]):
+        for call, others in ((read, ()), (write, (CORPUS,)), (model.save_pretrained, ()), (model.memory.save, ())):
+            with pytest.raises(SettingError, match="is not a path"):
+                call(wrong, *others)
+        with pytest.raises(SettingError, match=r"out=.* is not a path"):
+            train(model, CORPUS, wrong)
+    for wrong in ({}, {"steps": 1}, True, "x", MetaSettings()):
+        with pytest.raises(SettingError, match=r"settings=.*expected a TrainSettings"):
+            train(model, CORPUS, tmp_path / "run", settings=wrong)
+    for wrong in ({}, True, False, TrainSettings()):
+        with pytest.raises(SettingError, match=r"meta=.*expected a MetaSettings"):
+            train(model, CORPUS, tmp_path / "run", meta=wrong)
+    refused(train, model, CORPUS, tmp_path / "run", progress="x")
+    refused(model.save_pretrained, tmp_path / "run", packed="False")
+    assert not (tmp_path / "run").exists()
+
+
+def test_words_that_teach_nothing(model, tmp_path):
+    for call in (fine_tune, model.memory.add, train):
+        others = (tmp_path / "run",) if call is train else ()
+        first = () if call == model.memory.add else (model,)
+        with pytest.raises(DataError, match=r"sentence 1 .* has an empty word"):
+            call(*first, [CORPUS[0], Sentence(("Ada", ""), ("B-PER", "O"))], *others)
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_a_model_reads_and_where_it_is(model, tmp_path):
+    for wrong in (["Ada"], CORPUS[0], "Ada", None, [("Ada",)]):
+        for call in (model.embed, model.read):
+            with pytest.raises(DataError, match=r"expected (a )?pymetaner\.Sentence"):
+                call(wrong)
+    assert model.embed([]).shape == (0, model.dim) and model.read([]) == []
+    assert all(isinstance(reading, Reading) for reading in model.read(iter(CORPUS[:2])))
+    model.save_pretrained(tmp_path / "model")
+    for wrong in ({"device": "gpu"}, {"device": "meta"}, {"device": "cuda:99"}):
+        with pytest.raises(SettingError, match=r"device=.*no such device here"):
+            MetaNER.from_pretrained(tmp_path / "model", **wrong)
+    for wrong in (torch.int8, torch.bool, torch.complex64, "float32", None):
+        with pytest.raises(SettingError, match=r"dtype=.*floating-point"):
+            MetaNER.from_pretrained(tmp_path / "model", dtype=wrong)
+    with pytest.raises(SettingError, match="expected a Settings"):
+        MetaNER.from_encoder(tmp_path / "model", settings={"window": 40})
+
+
+@pytest.mark.parametrize("way", [{"k": 2}, {"k": "all"}, {"k": 0, "knn": 0.5}, {"k": 2, "knn": 0.5}])
+def test_an_empty_memory_is_told_once_for_whatever_needs_one(model, way):
+    empty = Memory(model)
+    for call in (
+        lambda: adapt(model, CORPUS, memory=empty, **way),
+        lambda: evaluate(model, CORPUS, learning=learning_of(model, empty, **way)),
+    ):
+        with pytest.warns(UserWarning, match="the memory is empty") as caught:
+            call()
+        assert [warning.filename for warning in caught] == [__file__]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert adapt(model, CORPUS, memory=empty, k=0) == adapt(model, CORPUS, k=0)
+        adapt(model, [], memory=empty, **way)
+
+
+def test_a_sentence_that_is_not_finite_is_counted_in_all_that_was_given(model, monkeypatch):
+    def read_with_one_broken(sentences, **settings):
+        readings = reads(sentences, **settings)
+        for sentence, reading in zip(sentences, readings, strict=True):
+            if sentence.words == ("broken",):
+                reading.logits[:] = np.nan
+        return readings
+
+    reads = model.read
+    monkeypatch.setattr(model, "read", read_with_one_broken)
+    monkeypatch.setattr("pymetaner.tagger._CHUNK_SENTENCES", 3)
+    plain = Sentence(("It", "rained"), ("O", "O"))
+    given = [plain] * 7 + [Sentence(("broken",), ("O",))]
+    for call in (predict, adapt):
+        with pytest.raises(NumericsError, match="sentence 7 are not finite"):
+            call(model, given)
+    given[2] = given[5] = Sentence(("not", "labelled"))
+    with pytest.raises(NumericsError, match="sentence 7 are not finite"):
+        evaluate(model, given)
 
 
 def test_files_and_labels(tmp_path):
@@ -179,9 +289,12 @@ def test_copies_are_apart(model):
 
 def test_settings_that_do_not_fit_the_encoder(model):
     mine = copy.deepcopy(model)
-    for wrong in (Settings(window=10**6), Settings(freeze_layers=99)):
+    for wrong in (Settings(window=10**6), Settings(freeze_layers=99), {}, {"window": 16}, None):
         with pytest.raises(SettingError):
             mine.settings = wrong
+    for wrong in ({}, {"window": 16}):
+        with pytest.raises(SettingError, match="expected a Settings"):
+            MetaNER(model.network, model.tokenizer, settings=wrong)
     mine.settings = Settings(window=16, overlap=4, freeze_layers=mine.settings.freeze_layers)
     assert max(len(window.ids) for window in mine.words.windows(CORPUS)) <= 16
 

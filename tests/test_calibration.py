@@ -88,6 +88,14 @@ def test_a_memory_calibrates_itself(model):
     assert model.memory.calibrate(**settings) == calibrate(model, **settings)
 
 
+def test_a_lone_sentence_is_not_counted_as_several(model):
+    assert " on 1 sentence: F1" in str(calibrate(model, ks=(2,), lrs=(0.02,), knns=(), most=1))
+    assert f" on {len(CORPUS)} sentences: F1" in str(calibrate(model, ks=(2,), lrs=(0.02,), knns=()))
+    alone = Memory(model)
+    alone.add(CORPUS[:1])
+    assert [repr(memory)[:20] for memory in (alone, Memory(model))] == ["Memory(1 sentence, i", "Memory(0 sentences, "]
+
+
 def test_a_large_memory_is_sampled_over_all_of_it(model):
     found = calibrate(model, most=5, ks=(1,), lrs=(0.1,))
     assert found.sentences == 5

@@ -16,7 +16,7 @@ from tiny import CORPUS, TAGS, model_of
 import pymetaner
 from pymetaner import Memory, Sentence, adapt, average, extend, fine_tune, predict
 from pymetaner.engine.bertadam import BertAdam
-from pymetaner.errors import SettingError
+from pymetaner.errors import SettingError, UnsupportedModelError
 from pymetaner.labels import LabelScheme
 
 NEW_TYPE = Sentence(("Aspirin", "helps"), ("B-DRUG", "O"))
@@ -230,6 +230,35 @@ def test_weights_moved_in_a_callers_inference_mode(way, model):
         model.double()
         found = scores(model, **way)
     assert found == scores(copy.deepcopy(model), **way)
+
+
+def test_weights_made_in_a_callers_inference_mode_are_refused_until_they_are_copied(model, tmp_path):
+    expected = copy.deepcopy(model)
+    with torch.no_grad():
+        expected.network.classifier.weight.mul_(2)
+    with torch.inference_mode():
+        model.network.classifier.weight = torch.nn.Parameter(model.network.classifier.weight * 2)
+    settings = pymetaner.TrainSettings(steps=2, batch_size=4)
+    calls = {
+        "predict": lambda: predict(model, CORPUS),
+        **{name: lambda way=way: adapt(model, CORPUS, **way) for name, way in WAYS.items()},
+        "train": lambda: pymetaner.train(model, CORPUS, tmp_path, settings=settings),
+    }
+    for name, call in calls.items():
+        with pytest.raises(UnsupportedModelError, match=r"'classifier\.weight' was made inside torch\.inference_mode"):
+            call()
+        assert not list(tmp_path.iterdir()), name
+    model.network = copy.deepcopy(model.network)  # as the message says
+    for way in WAYS.values():
+        assert scores(model, **way) == scores(expected, **way)
+    with torch.inference_mode():  # where changes in place are counted
+        model.network.classifier.weight.mul_(0.5)
+    for way in WAYS.values():
+        assert scores(model, **way) == scores(copy.deepcopy(model), **way) != scores(expected, **way)
+    with torch.inference_mode():
+        model.network.double()
+    with pytest.raises(UnsupportedModelError, match="inference_mode"):
+        model.embed(CORPUS)
 
 
 def test_what_a_seed_fixes_leaves_the_generators_of_other_devices_alone(model, tmp_path, monkeypatch):

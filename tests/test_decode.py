@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from pymetaner.decode import decode
+from pymetaner.errors import NumericsError
 from pymetaner.labels import LabelScheme
 
 SCHEME = LabelScheme.from_types(["PER", "LOC"])
@@ -59,6 +60,14 @@ def test_sentences_of_any_length_and_large_logits():
     assert [len(tags) for tags, _ in results] == [0, 2, 1]
     assert results[1][1] == pytest.approx([0.2, 0.2])
     assert results[2][1] == pytest.approx([0.2])
+
+
+def test_what_is_not_finite_is_named_by_the_callers_number():
+    rows = [np.zeros((1, 5), np.float32), np.full((1, 5), np.nan, np.float32)]
+    with pytest.raises(NumericsError, match="sentence 1 are"):
+        decode(rows, SCHEME, "argmax")
+    with pytest.raises(NumericsError, match="sentence 31 are"):
+        decode(rows, SCHEME, "argmax", [17, 31])
 
 
 @pytest.mark.parametrize("how", ["viterbi", "argmax"])

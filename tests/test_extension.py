@@ -12,7 +12,7 @@ from tiny import CORPUS, OVERLAP, TAGS, WINDOW, model_of, network_of, parse, tok
 from torch import nn
 
 from pymetaner import MetaNER, Settings, adapt, evaluate, extend, train
-from pymetaner.errors import EmptyDataError, LabelMismatchError, UnsupportedModelError
+from pymetaner.errors import EmptyDataError, LabelMismatchError, LabelSchemeError, UnsupportedModelError
 from pymetaner.labels import LabelScheme
 from pymetaner.network import adapted_parameters
 
@@ -128,6 +128,11 @@ def test_new_tags_are_written_like_the_old_ones(tags, expected):
 def test_nothing_new_is_an_error(trained):
     with pytest.raises(EmptyDataError, match="no entity of a new type"):
         extend(trained, CORPUS)
+    for scheme in (trained.labels, LabelScheme.from_tags(("O", "PER"))):
+        with pytest.raises(LabelSchemeError, match="other than 'O'"):
+            scheme.with_types(["LOC", "O"])
+    with pytest.raises(LabelSchemeError, match="other than 'O'"):
+        extend(trained, [parse("[Aspirin|O] helps .")])
     model = model_of("bert")
     model.network.classifier = nn.Sequential(model.network.classifier)
     with pytest.raises(UnsupportedModelError, match="linear layer"):

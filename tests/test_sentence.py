@@ -20,7 +20,7 @@ def test_an_inside_tag_that_goes_on_with_nothing_begins_an_entity(tmp_path):
 
 
 def test_lists_become_tuples_that_can_be_hashed():
-    given = Sentence(["Ada", "slept"], ["B-PER", "O"], ["Ada", "slept"], [[0, 1], [1, 2]])  # type: ignore[arg-type]
+    given = Sentence(["Ada", "slept"], ["B-PER", "O"], ["Ada", "slept"], [[0, 1], [1, 2]])
     assert given == Sentence(("Ada", "slept"), ("B-PER", "O"))
     assert len({given, Sentence(("Ada", "slept"), ("B-PER", "O"))}) == 1
 
@@ -33,7 +33,7 @@ def test_tags_of_another_notation_are_refused(tag):
 
 def test_one_string_is_no_list_of_words():
     with pytest.raises(DataError, match="sentence_from_text"):
-        Sentence("Ada slept")  # type: ignore[arg-type]
+        Sentence("Ada slept")
 
 
 def test_tags_and_spans_are_one_a_word():

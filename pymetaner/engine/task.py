@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pymetaner.cache import FactorCache
-from pymetaner.checks import keep, number, one_of, step_sizes, whole
+from pymetaner.checks import keep, number, one_of, step_sizes, truth, whole
 from pymetaner.engine.precision import Precision, check_precision
 from pymetaner.errors import SettingError
 from pymetaner.sentence import Sentence
@@ -109,6 +109,7 @@ class Computation:
             keep(self, whole, "memory_bytes", least=1)
         if not isinstance(self.cache, FactorCache | None):
             raise SettingError(f"cache={self.cache!r}: expected a FactorCache, or None")
+        keep(self, truth, "progress")
 
 
 @dataclass

@@ -11,9 +11,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pymetaner.errors import InputError, MemoryFileError, SaveError, SettingError
+from pymetaner.checks import path_of
+from pymetaner.errors import InputError, MemoryFileError, SaveError
 from pymetaner.forks import unforked
 from pymetaner.memory.bank import as_id
+from pymetaner.memory.encoder import SentenceEncoder, check_encoder, check_interface, check_types
 from pymetaner.memory.file import is_database
 from pymetaner.memory.mirror import Mirror
 from pymetaner.memory.records import key_of
@@ -29,6 +31,11 @@ class Contents:
     """The part of a `Memory` that only reads, through its mirror: the vectors, kept in step with the file."""
 
     _mirror: Mirror
+
+    @property
+    def encoder(self) -> SentenceEncoder:
+        """The encoder that makes the vectors."""
+        return self._mirror.encoder
 
     @property
     def types(self) -> frozenset[str]:
@@ -97,6 +104,23 @@ class Contents:
             found = store.find_texts(frozenset(texts))
         return [frozenset(found.get(text, ())) for text in texts]
 
+    def check(self, encoder: SentenceEncoder | None = None) -> None:
+        """Checks that its vectors and labels are those of an encoder; an empty memory goes with any.
+
+        Args:
+            encoder: by default the memory's own, which may have been trained since.
+
+        Raises:
+            EncoderMismatchError: if another encoder, or this one with other weights, made the vectors.
+            LabelMismatchError: if its sentences have entity types that the encoder does not know.
+        """
+        encoder = self.encoder if encoder is None else encoder
+        check_interface(encoder)
+        with self._mirror.current() as store:
+            if len(self._mirror.bank):
+                check_encoder(encoder, self._mirror.facts.fingerprint, self._mirror.facts.dim, store.place)
+                check_types(encoder, self._mirror.types(store), store.place)
+
     def sources(self) -> dict[str, list[int]]:
         """The ids that came from each source; e.g. ``memory.remove(memory.sources()["old.conll"])``."""
         with self._mirror.current() as store:
@@ -139,6 +163,26 @@ class Contents:
         write(file, sentences, format=format)
         return len(sentences)
 
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes a consistent copy, one file, in one atomic step; the memory itself stays where it is.
+
+        Raises:
+            SaveError: if it cannot be written (a full disk, no folder), or would undo what others have changed there
+                since this memory was loaded from there or saved there; what was there stays.
+            MemoryFileError: if there can be no file of that name.
+        """
+        with self._mirror.locked() as store:
+            store.save(absolute(path))
+
+    def check_unchanged(self, path: str | os.PathLike[str]) -> None:
+        """Checks that a file that this memory was loaded from or saved to still is as it was then, or gone.
+
+        Raises:
+            SaveError: if others have changed it.
+        """
+        with self._mirror.locked() as store:
+            store.check_unchanged(absolute(path))
+
     def __len__(self) -> int:
         return len(self.snapshot()[0])
 
@@ -178,12 +222,7 @@ def absolute(path: str | os.PathLike[str]) -> Path:
         SettingError: if it is not a path.
         MemoryFileError: if the system cannot look there: a name that is too long, a folder that may not be read.
     """
-    try:
-        if "\0" in (name := os.fspath(path)):
-            raise ValueError("it holds a null character")
-        file = Path(os.path.abspath(name))
-    except (TypeError, ValueError) as error:
-        raise SettingError(f"{path!r} is not a path ({error}): give the path of a file") from error
+    file = Path(os.path.abspath(path_of("path", path)))
     try:
         os.stat(f"{file}-journal")  # the longest name of what SQLite puts beside it
     except (FileNotFoundError, NotADirectoryError):

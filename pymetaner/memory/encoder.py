@@ -17,7 +17,7 @@ from pymetaner.errors import (
     SettingError,
 )
 from pymetaner.memory.records import types_of
-from pymetaner.sentence import Sentence, check_sentences
+from pymetaner.sentence import Sentence, check_sentences, check_words
 
 __all__ = ["SentenceEncoder", "are_unit", "check_encoder", "check_interface", "check_labelled", "check_types", "embed"]
 
@@ -97,12 +97,7 @@ def check_labelled(sentences: Iterable[Sentence], types: Set[str]) -> list[Sente
         raise EmptyDataError("there is no sentence to add: give at least one")
     unknown: dict[str, int] = {}
     for i, sentence in enumerate(found):
-        if not sentence.words:
-            raise EmptyDataError(f"sentence {i} has no word: leave it out")
-        if not all(isinstance(token, str) for token in sentence.source):
-            raise DataError(f"sentence {i} ({sentence.words!r:.60}) has words that are not strings: leave them out")
-        if not all((*sentence.words, *sentence.source)):
-            raise DataError(f"sentence {i} ({sentence.words!r:.60}) has an empty word: leave it out")
+        check_words(sentence, f"sentence {i}")
         if sentence.tags is None:
             raise DataError(f"sentence {i} ({sentence.text[:60]!r}) is not labelled: give it one tag a word")
         for label in types_of(sentence) - types:

@@ -19,6 +19,7 @@ from pymetaner.errors import MemoryFileError, MemoryReadOnlyError, PymetanerErro
 __all__ = [
     "close_file",
     "copy_file",
+    "copy_in_ram",
     "create_file",
     "create_in_ram",
     "held",
@@ -144,12 +145,17 @@ def open_file(path: Path, *, read_only: bool) -> sqlite3.Connection:
             return _opened(path, "ro&immutable=1")
 
 
+def copy_in_ram(connection: sqlite3.Connection) -> sqlite3.Connection:
+    """A copy in RAM of a memory."""
+    copy = _connect(":memory:")
+    connection.backup(copy)
+    return copy
+
+
 def load_file(path: Path) -> sqlite3.Connection:
     """A copy in RAM of a memory file, which is only read. Raises as `open_file` does."""
     with translated(str(path)), closing(open_file(path, read_only=True)) as connection:
-        copy = _connect(":memory:")
-        connection.backup(copy)
-    return copy
+        return copy_in_ram(connection)
 
 
 def is_database(path: Path) -> bool:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -16,7 +15,7 @@ from pymetaner.forks import unforked
 from pymetaner.memory.bank import as_id
 from pymetaner.memory.changes import add, adopt, rebuild
 from pymetaner.memory.contents import Contents, absolute
-from pymetaner.memory.encoder import SentenceEncoder, check_encoder, check_interface, check_labelled, check_types
+from pymetaner.memory.encoder import SentenceEncoder, check_interface, check_labelled
 from pymetaner.memory.mirror import Mirror
 from pymetaner.memory.store import CALIBRATION, Store
 from pymetaner.readers import read
@@ -25,7 +24,9 @@ from pymetaner.words import regroup as regrouped
 
 if TYPE_CHECKING:
     from pymetaner.calibration import Calibration
+    from pymetaner.engine import InnerOptimizer, Precision
     from pymetaner.inputs import Taggable
+    from pymetaner.learning import SupportCount
 
 __all__ = ["Memory"]
 
@@ -110,11 +111,6 @@ class Memory(Contents):
             raise
 
     @property
-    def encoder(self) -> SentenceEncoder:
-        """The encoder that makes the vectors."""
-        return self._mirror.encoder
-
-    @property
     def path(self) -> Path | None:
         """The memory's file, absolute; None if it is in RAM."""
         return self._path
@@ -123,23 +119,6 @@ class Memory(Contents):
     def read_only(self) -> bool:
         """True if it was opened for reading only."""
         return self._read_only
-
-    def check(self, encoder: SentenceEncoder | None = None) -> None:
-        """Checks that its vectors and labels are those of an encoder; an empty memory goes with any.
-
-        Args:
-            encoder: by default the memory's own, which may have been trained since.
-
-        Raises:
-            EncoderMismatchError: if another encoder, or this one with other weights, made the vectors.
-            LabelMismatchError: if its sentences have entity types that the encoder does not know.
-        """
-        encoder = self.encoder if encoder is None else encoder
-        check_interface(encoder)
-        with self._mirror.current() as store:
-            if len(self._mirror.bank):
-                check_encoder(encoder, self._mirror.facts.fingerprint, self._mirror.facts.dim, store.place)
-                check_types(encoder, self._mirror.types(store), store.place)
 
     def add(self, sentences: Sentence | Iterable[Sentence], *, source: str = "", progress: bool = False) -> list[int]:
         """The ids of the sentences, in their order; the next search finds them.
@@ -205,8 +184,21 @@ class Memory(Contents):
         with self._mirror.changing() as store:
             return store.delete(None)
 
-    def calibrate(self, **settings: Any) -> Calibration:
-        """The settings of adapting that suit this memory and the model it was opened with: `pymetaner.calibrate`.
+    def calibrate(
+        self,
+        *,
+        ks: Sequence[SupportCount] = ("all", 2, 4),
+        lrs: Sequence[float] | None = None,
+        steps: Sequence[int] = (1,),
+        knns: Sequence[float] = (0.3, 0.5, 0.7),
+        optimizer: InnerOptimizer = "sgd",
+        most: int = 100,
+        most_for_all: int = 10_000,
+        batch_size: int = 16,
+        precision: Precision = "fp32",
+        progress: bool = False,
+    ) -> Calibration:
+        """The settings of adapting that suit this memory and the model it was opened with; as `pymetaner.calibrate`.
 
         They are kept in the memory (unless it is read only), and `pymetaner.adapt` uses them where it is given none.
         """
@@ -214,7 +206,21 @@ class Memory(Contents):
         from pymetaner.calibration import calibrate
 
         reading, _ = self.version()
-        found = calibrate(self.encoder, self, **settings)  # type: ignore[arg-type]  # a memory of a model has a model
+        model: Any = self.encoder  # a memory of a model has a model
+        found = calibrate(
+            model,
+            self,
+            ks=ks,
+            lrs=lrs,
+            steps=steps,
+            knns=knns,
+            optimizer=optimizer,
+            most=most,
+            most_for_all=most_for_all,
+            batch_size=batch_size,
+            precision=precision,
+            progress=progress,
+        )
         if not self.read_only:
             with self._mirror.changing() as store:
                 if len(self._mirror.bank) and self._mirror.readings == reading:  # else emptied or rebuilt meanwhile
@@ -258,37 +264,19 @@ class Memory(Contents):
         Raises:
             LabelMismatchError: if the encoder does not know all of the entity types.
         """
-        with tempfile.TemporaryDirectory() as folder:
-            copy = Path(folder) / "memory.sqlite"
+        check_interface(encoder)
+
+        def copied() -> Store:
             with self._mirror.locked() as store:
-                store.copy_to(copy)
-                places = store.places.copy()
-            memory = Memory.load(encoder, copy, rebuild=encoder.fingerprint != self.encoder.fingerprint)
-        with memory._mirror.changing() as store:
+                copy = store.copy()
             if not calibration:
-                store.write_note(CALIBRATION, None)
-            store.places = places
+                with copy.writing():
+                    copy.write_note(CALIBRATION, None)
+            return copy
+
+        memory = Memory.__new__(Memory)
+        memory._start(encoder, copied, encoder.fingerprint != self.encoder.fingerprint, progress=False)
         return memory
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes a consistent copy, one file, in one atomic step; the memory itself stays where it is.
-
-        Raises:
-            SaveError: if it cannot be written (a full disk, no folder), or would undo what others have changed there
-                since this memory was loaded from there or saved there; what was there stays.
-            MemoryFileError: if there can be no file of that name.
-        """
-        with self._mirror.locked() as store:
-            store.save(absolute(path))
-
-    def check_unchanged(self, path: str | os.PathLike[str]) -> None:
-        """Checks that a file that this memory was loaded from or saved to still is as it was then, or gone.
-
-        Raises:
-            SaveError: if others have changed it.
-        """
-        with self._mirror.locked() as store:
-            store.check_unchanged(absolute(path))
 
     def rebuild(self, encoder: SentenceEncoder | None = None, *, progress: bool = False) -> None:
         """Embeds every sentence again, and goes on with this encoder; all or nothing.
@@ -323,7 +311,7 @@ class Memory(Contents):
 
     def __repr__(self) -> str:
         try:
-            count = f"{len(self)} sentences"
+            count = f"{len(self)} sentence{'s' * (len(self) != 1)}"
         except Exception as error:
             count = str(error)
         return f"Memory({count}, {self.path or 'in RAM'}{', read only' if self.read_only else ''})"

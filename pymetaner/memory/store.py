@@ -16,6 +16,7 @@ from pymetaner.errors import MemoryFileError, MemoryReadOnlyError
 from pymetaner.memory.file import (
     close_file,
     copy_file,
+    copy_in_ram,
     create_file,
     create_in_ram,
     held,
@@ -317,10 +318,13 @@ class Store:
                 copy_file(self._database, path)
                 self.places.remember(path, self._database)
 
-    def copy_to(self, path: Path) -> None:
-        """Writes a consistent copy where there is no memory yet, which is not remembered."""
+    def copy(self) -> Store:
+        """A copy in RAM, which remembers the same files."""
         with self.reading():
-            copy_file(self._database, path)
+            copy = Store(copy_in_ram(self._database), None)
+        copy.place = self.place if self.path is None else f"the memory in RAM from {self.path}"
+        copy.places = self.places.copy()
+        return copy
 
     def check_unchanged(self, path: Path) -> None:
         """Raises SaveError if others have changed a file since this memory was read from it or saved to it."""

@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal, get_args
 
+from pymetaner.checks import path_of, truth
 from pymetaner.errors import DataError, EmptyDataError, SettingError
 from pymetaner.files import write_atomically
 from pymetaner.progress import track
@@ -63,6 +64,7 @@ def read(
         LengthMismatchError: if a sentence has more or fewer tags than tokens.
         TagError: for a tag of no known notation.
         SpanError: for a span outside its text, empty, or overlapping another.
+        SettingError: if the path is no path, or another argument is unknown.
 
     Example:
         >>> import tempfile, pathlib
@@ -78,9 +80,11 @@ def read(
         raise SettingError(f"notation={notation!r} is unknown: give one of {', '.join(get_args(Notation))}")
     if delimiter == "":
         raise SettingError("delimiter='' separates nothing: give a character, or None to find it out")
+    truth("progress", progress)
+    name = path_of("path", path).name
     text = _decode(os.fspath(path), encoding)
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
-    watched = track(lines, f"Reading {Path(path).name}", progress and len(text) > _SLOW)
+    watched = track(lines, f"Reading {name}", progress and len(text) > _SLOW)
     if format == "jsonl" or (format is None and _is_jsonl(str(path), text)):
         return read_jsonl(str(path), watched, notation=notation)
     delimiter = delimiter or find_delimiter(lines)
@@ -113,12 +117,13 @@ def write(path: str | os.PathLike[str], sentences: Iterable[Sentence], format: F
             those of the raw text, marks of the column format.
         EmptyDataError: for a sentence without words.
         SaveError: if the file cannot be written; what was there before is kept.
+        SettingError: if the path is no path, or the format is unknown.
     """
+    file = path_of("path", path)
     if format not in (None, *get_args(Format)):
         raise SettingError(f"format={format!r} is unknown: give one of {', '.join(get_args(Format))}")
-    path = Path(path)
     if format is None:
-        format = "columns" if path.suffix.lower() in _COLUMN_FILES else "jsonl"
+        format = "columns" if file.suffix.lower() in _COLUMN_FILES else "jsonl"
     parts = []
     for number, sentence in enumerate(check_sentences(sentences)):
         place = f"sentence {number}"
@@ -134,7 +139,7 @@ def write(path: str | os.PathLike[str], sentences: Iterable[Sentence], format: F
         data = text.encode()
     except UnicodeEncodeError as error:
         raise DataError(f"a sentence holds a lone surrogate ({error}), which is no text: remove it") from None
-    write_atomically(path, data)
+    write_atomically(file, data)
 
 
 def _decode(path: str, encoding: str) -> str:
@@ -142,8 +147,6 @@ def _decode(path: str, encoding: str) -> str:
         data = Path(path).read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}): give a file of labelled sentences") from error
-    except ValueError as error:
-        raise DataError(f"{path!r} is no path of a file ({error}): give a file of labelled sentences") from error
     if data.startswith((b"\xff\xfe", b"\xfe\xff")) and encoding == "utf-8":
         wide = "utf-32" if data.startswith((b"\xff\xfe\0\0", b"\0\0\xfe\xff")) else "utf-16"
         raise DataError(f"{path}:1: the file is {wide} by its first bytes: give encoding={wide!r}, or convert it")

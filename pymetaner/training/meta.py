@@ -7,7 +7,7 @@ of a step together, but for BertAdam on a CPU, where one after the other is fast
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -138,7 +138,7 @@ def _learner(model: MetaNER, settings: TrainSettings, meta: MetaSettings) -> Met
     return MetaLearner(model, inner, order=meta.order, computation=computation, dropout=meta.dropout)
 
 
-def cls_vectors(model: MetaNER, sentences: Sequence[Sentence]) -> NDArray[np.float32]:
+def cls_vectors(model: MetaNER, sentences: Iterable[Sentence]) -> NDArray[np.float32]:
     """(n, d) unit vectors: the first hidden state that the encoder gives for each sentence after its last layer."""
     return _cls_model(model).embed(sentences)
 

@@ -15,17 +15,18 @@ import torch
 from torch import Tensor, nn
 
 from pymetaner.checkpoint import save
+from pymetaner.checks import check_model, instance, path_of, truth
 from pymetaner.engine import computing_in
 from pymetaner.engine.bertadam import BertAdam
 from pymetaner.errors import EmptyDataError, SettingError
 from pymetaner.evaluation import evaluate
 from pymetaner.files import CHECKPOINT, CONFIG, MEMORY, REPORT, write_atomically
 from pymetaner.model import MetaNER
-from pymetaner.network import adapted_parameters, fingerprint_of
+from pymetaner.network import adapted_parameters, fingerprint_of, weights_version
 from pymetaner.objective import BaseObjective, Objective, check_finite
 from pymetaner.progress import bar
 from pymetaner.randomness import seeding
-from pymetaner.sentence import Sentence, check_sentences
+from pymetaner.sentence import Sentence, check_sentences, check_words
 from pymetaner.training.meta import MetaObjective
 from pymetaner.training.settings import MetaSettings, TrainSettings
 from pymetaner.training.state import TrainingState, finished_run
@@ -57,10 +58,10 @@ class TrainingReport:
 @torch.enable_grad()
 def train(
     model: MetaNER,
-    sentences: Sequence[Sentence],
+    sentences: Iterable[Sentence],
     out: str | PathLike[str],
     *,
-    dev: Sequence[Sentence] | None = None,
+    dev: Iterable[Sentence] | None = None,
     settings: TrainSettings | None = None,
     meta: MetaSettings | None = None,
     overwrite: bool = False,
@@ -87,27 +88,36 @@ def train(
         progress: show a progress bar.
 
     Raises:
-        DataError, EmptyDataError: if something is not a sentence, or none is labelled.
+        DataError, EmptyDataError: if something is not a sentence, has an empty word, or none is labelled.
         LabelMismatchError: if a sentence has an entity type that the model does not tag.
-        SettingError: if the folder holds another run, finished or not, a model that no run made, or a memory.
+        SettingError: if the folder holds another run, finished or not, a model that no run made, or a memory; if the
+            model, `out` or the settings are of another kind.
         SaveError: if the folder cannot be written.
         NumericsError: if the loss is no number any more; the last checkpoint stays.
     """
-    settings = settings or TrainSettings()
+    check_model(model)
+    settings = TrainSettings() if settings is None else settings
+    instance("settings", settings, TrainSettings, how="TrainSettings(steps=...) makes one")
+    if meta is not None:
+        instance("meta", meta, MetaSettings, how="MetaSettings() makes one, None trains without")
+    truth("progress", progress)
+    truth("overwrite", overwrite)
     started = time.monotonic()
-    folder = Path(out)
-    labelled = [sentence for sentence in check_sentences(sentences) if sentence.tags]
+    folder = path_of("out", out)
+    labelled: list[Sentence] = []
+    for i, sentence in enumerate(check_sentences(sentences)):
+        if sentence.tags:
+            check_words(sentence, f"sentence {i}")
+            labelled.append(sentence)
     if not labelled:
         raise EmptyDataError("no labelled sentence to train on: expected sentences with one tag a word")
-    if dev is not None and not any(sentence.tags for sentence in check_sentences(dev)):
+    dev = None if dev is None else check_sentences(dev)
+    if dev is not None and not any(sentence.tags for sentence in dev):
         raise EmptyDataError("no labelled sentence in `dev` to pick the best weights on: leave it out, or label some")
     tag_ids = [model.labels.encode(sentence.tags or ()) for sentence in labelled]
     windows = model.words.windows(labelled)
     run = _run(model, windows, tag_ids, dev, settings, meta)
-    if overwrite:
-        for name in (REPORT, CHECKPOINT):
-            (folder / name).unlink(missing_ok=True)
-    elif finished := finished_run(folder, lambda: run):
+    if not overwrite and (finished := finished_run(folder, lambda: run)):
         return _taken_over(model, folder, finished)
     if (folder / MEMORY).exists():
         raise SettingError(
@@ -115,8 +125,12 @@ def train(
         )
     if not overwrite and (folder / CONFIG).exists() and not (folder / CHECKPOINT).exists():
         raise SettingError(f"{folder} holds a model that no run made: give another folder, or overwrite=True")
+    if overwrite:
+        for name in (REPORT, CHECKPOINT):
+            (folder / name).unlink(missing_ok=True)
 
     network = model.network
+    weights_version(network)  # refuses those that no gradient can reach
     parameters = adapted_parameters(network, model.settings.freeze_layers)
     network.requires_grad_(False)
     for parameter in parameters.values():

@@ -12,7 +12,7 @@ What still differs from that code is listed in docs/training.md.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from os import PathLike
 from typing import Any
@@ -22,7 +22,7 @@ from pymetaner.engine import Computation, InnerStep, Task, Work, batched_logits
 from pymetaner.model import MetaNER
 from pymetaner.ops import cosine_topk
 from pymetaner.scoring import Score, score
-from pymetaner.sentence import Sentence
+from pymetaner.sentence import Sentence, check_sentences
 from pymetaner.settings import Settings
 from pymetaner.training.meta import cls_vectors
 from pymetaner.training.settings import MetaSettings, TrainSettings
@@ -83,8 +83,8 @@ def as_official(settings: Settings) -> Settings:
 def adapted_score(
     model: MetaNER,
     raw: MetaNER,
-    source: Sequence[Sentence],
-    test: Sequence[Sentence],
+    source: Iterable[Sentence],
+    test: Iterable[Sentence],
     *,
     k: int = 2,
     inner: InnerStep = TEST,
@@ -104,6 +104,7 @@ def adapted_score(
         inner: the step taken on them.
         computation: batch size, precision and memory.
     """
+    source, test = check_sentences(source), check_sentences(test)
     bank, queries = cls_vectors(raw, source), cls_vectors(raw, test)
     nearest = cosine_topk(queries, bank, k + 1)[1][:, 1:]
     tasks = [

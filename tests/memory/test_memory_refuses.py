@@ -121,6 +121,22 @@ def test_what_is_no_encoder(memory: Memory, encoder: FakeEncoder, path: Path) ->
                 use()
 
 
+def test_copies_are_called_by_what_they_are_copies_of(encoder: FakeEncoder, path: Path) -> None:
+    other, fewer = FakeEncoder("fake-2"), FakeEncoder(types=())
+    with Memory(encoder, path) as opened:
+        opened.add(ADA)  # its log is beside the file now
+        loaded = Memory.load(encoder, path)
+        for copied in (opened.copy_for(encoder), loaded.copy_for(encoder), loaded.copy_for(encoder).copy_for(encoder)):
+            assert list(copied) == list(opened)
+            with pytest.raises(EncoderMismatchError, match=f"vectors of the memory in RAM from {path} were made"):
+                copied.check(other)
+            with pytest.raises(LabelMismatchError, match=f"the memory in RAM from {path} has sentences"):
+                copied.copy_for(fewer)
+    with Memory(encoder) as unsaved, pytest.raises(EncoderMismatchError, match="vectors of the memory in RAM were"):
+        unsaved.add(ADA)
+        unsaved.copy_for(encoder).check(other)
+
+
 def test_every_unknown_type_is_named(memory: Memory) -> None:
     with pytest.raises(LabelMismatchError, match="DATE, MISC are not"):
         memory.add([labelled("a b", b="MISC"), labelled("c", c="DATE"), ADA])

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pymetaner.errors import DataError, EmptyDataError, SaveError, SettingError, TagError
+from pymetaner.errors import DataError, EmptyDataError, SettingError, TagError
 from pymetaner.readers import read, write
 from pymetaner.sentence import Sentence
 from pymetaner.tagging import tags_from_spans
@@ -251,7 +251,7 @@ def test_links_pipes_and_modes_are_kept(tmp_path: Path) -> None:
         write(pipe, sentences)
         assert found.result(30) == target.read_text()
     assert pipe.is_fifo()
-    with pytest.raises(SaveError, match="null"):
+    with pytest.raises(SettingError, match="null"):
         write("a\0b", sentences)
 
 
