@@ -228,6 +228,32 @@ def test_the_same_model_object_goes_on_too(tmp_path, monkeypatch, uninterrupted)
     assert_same(weights_of(model), uninterrupted[1])
 
 
+def test_layers_that_share_a_weight_train_it_once(tmp_path, monkeypatch):
+    def tied():
+        model = model_of("bert")
+        layers = model.network.bert.encoder.layer
+        layers[2].output.dense.weight = layers[1].output.dense.weight
+        return model
+
+    straight, stopped = tied(), tied()
+    train(straight, CORPUS, tmp_path / "straight", settings=SHORT)
+    save = trainer.TrainingState.save
+
+    def killed(state, step):
+        save(state, step)
+        if step == 6:
+            raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(trainer.TrainingState, "save", killed)
+        train(stopped, CORPUS, tmp_path / "stopped", settings=SHORT)
+    train(stopped, CORPUS, tmp_path / "stopped", settings=SHORT)  # the shared weight does not pass for a frozen one
+    assert_same(weights_of(stopped), weights_of(straight))
+    layers = straight.network.bert.encoder.layer
+    assert layers[2].output.dense.weight is layers[1].output.dense.weight
+    assert_same(weights_of(MetaNER.from_pretrained(tmp_path / "straight")), weights_of(straight))
+
+
 KILL = """
     import sys
     sys.path.insert(0, {tests!r})

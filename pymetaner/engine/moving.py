@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from pymetaner.engine.bertadam import bertadam_update
 from pymetaner.engine.task import InnerStep, Task
+from pymetaner.errors import SettingError
 from pymetaner.model import MetaNER
 from pymetaner.network import adapted_groups, adapted_modules, adapted_parameters, forward, weight_sharing_copy
 from pymetaner.objective import batch_loss, parts
@@ -36,11 +37,12 @@ class MovingWeights:
         standing: `weights` are all adapted ones, and not only those that have a step size.
 
     Raises:
-        SettingError: if there are not as many step sizes as layers.
+        SettingError: if there are not as many step sizes as layers, or layers that share a weight have several.
     """
 
     def __init__(self, model: MetaNER, inner: InnerStep, *, standing: bool = False) -> None:
         frozen = model.settings.freeze_layers
+        _check_shared(model, inner)
         self._model = model
         self._inner = inner
         self.start = adapted_parameters(model.network, frozen)
@@ -109,6 +111,20 @@ class MovingWeights:
             backward(part)
         with handing_over(self.weights, self.move):
             backward(last)
+
+
+def _check_shared(model: MetaNER, inner: InnerStep) -> None:
+    """Raise SettingError if a weight that stands in several layers is to move at several rates."""
+    rates: dict[int, float] = {}
+    groups = adapted_groups(model.network, model.settings.freeze_layers)
+    for lr, group in zip(inner.lr if isinstance(inner.lr, tuple) else (), groups, strict=False):
+        for name, module in group.items():
+            for weight in module.parameters(recurse=False):
+                if rates.setdefault(id(weight), lr) != lr:
+                    raise SettingError(
+                        f"the layer {name!r} and one before it share a weight, to which lr={inner.lr!r} gives the step "
+                        f"sizes {lr:g} and {rates[id(weight)]:g}: give them the same, or a single number"
+                    )
 
 
 @contextmanager

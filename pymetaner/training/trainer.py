@@ -21,7 +21,7 @@ from pymetaner.errors import EmptyDataError, SettingError
 from pymetaner.evaluation import evaluate
 from pymetaner.files import CHECKPOINT, MEMORY, REPORT, write_atomically
 from pymetaner.model import MetaNER
-from pymetaner.network import adapted_parameters, fingerprint_of
+from pymetaner.network import adapted_parameters, check_trainable, fingerprint_of, standing_tensors
 from pymetaner.objective import BaseObjective, Objective, check_finite
 from pymetaner.progress import bar
 from pymetaner.randomness import seeding
@@ -86,7 +86,8 @@ def train(
     Raises:
         DataError, EmptyDataError: if something is not a sentence, or none is labelled.
         LabelMismatchError: if a sentence has an entity type that the model does not tag.
-        SettingError: if the folder holds a checkpoint of another run, or a memory.
+        SettingError: if the folder holds a checkpoint of another run, or a memory, or the weights are float16.
+        UnsupportedModelError: if frozen layers share weights with others, or `meta` cannot adapt the network.
         SaveError: if the folder cannot be written.
         NumericsError: if the loss is no number any more; the last checkpoint stays.
     """
@@ -106,6 +107,7 @@ def train(
     windows = model.words.windows(labelled)
 
     network = model.network
+    check_trainable(network, model.settings.freeze_layers)
     parameters = adapted_parameters(network, model.settings.freeze_layers)
     network.requires_grad_(False)
     for parameter in parameters.values():
@@ -202,7 +204,6 @@ def _run(
     settings: TrainSettings,
     meta: MetaSettings | None,
 ) -> dict[str, Any]:
-    moving = adapted_parameters(model.network, model.settings.freeze_layers)
     run = {
         **asdict(settings),
         "meta": None if meta is None else asdict(meta),
@@ -210,7 +211,7 @@ def _run(
         "labels": model.labels.tags,
         "windows": len(windows),
         "data": _digest(windows, tag_ids, dev),
-        "frozen weights": fingerprint_of({n: t for n, t in model.network.state_dict().items() if n not in moving}),
+        "frozen weights": fingerprint_of(standing_tensors(model.network, model.settings.freeze_layers)),
     }
     found: dict[str, Any] = json.loads(json.dumps(run))
     return found

@@ -151,6 +151,21 @@ def test_bertadam_steps_with_moments_kept_as_means_are_the_same(scale, shape):
         torch.testing.assert_close(weight, expected, rtol=1e-12, atol=1e-15)
 
 
+@pytest.mark.parametrize("steps", [1, 2])
+def test_a_weight_of_two_layers_moves_by_the_gradients_of_both(steps):
+    model = model_of("bert").double()
+    layers = model.network.bert.encoder.layer
+    layers[2].output.dense.weight = layers[1].output.dense.weight
+    tasks = TASKS[:5]
+    expected = [oracle(model, task, lambda p: torch.optim.SGD(p.values(), lr=0.1), steps) for task in tasks]
+    for lr in (0.1, (0.1, 0.1, 0.1)):
+        assert largest_difference(reference(model, tasks, InnerStep(lr, steps)), expected) < 1e-9
+    expected = [oracle(model, task, lambda p: OfficialBertAdam(p, 0.01), steps) for task in tasks]
+    assert largest_difference(reference(model, tasks, InnerStep(0.01, steps, "bertadam")), expected) < 1e-9
+    with pytest.raises(SettingError, match=r"layer\.2\.output\.dense.*share a weight.*0\.2 and 0\.1"):
+        reference(model, tasks, InnerStep((0.1, 0.2, 0.1)))
+
+
 @pytest.mark.parametrize("optimizer", ["sgd", "bertadam"])
 @pytest.mark.parametrize("engine", [reference_logits, batched_logits])
 def test_supports_without_words_move_nothing(engine, optimizer):
