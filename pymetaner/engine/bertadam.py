@@ -10,10 +10,20 @@ import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
 
-__all__ = ["WEIGHT_DECAY", "BertAdam", "bertadam_update", "first_step_", "steps_of", "steps_of_"]
+__all__ = ["WEIGHT_DECAY", "BertAdam", "bertadam_update", "first_step_", "steps_of", "steps_of_", "zero_moments"]
 
 BETA1, BETA2, EPSILON, WEIGHT_DECAY, CLIP = 0.9, 0.999, 1e-6, 0.01, 1.0
 _LATE = 1e9  # a step number for which 1 - BETA ** step is 1
+
+
+def _roomy(tensor: Tensor) -> Tensor:
+    """The tensor in a type that has room for squares of gradients, most of which would be 0 in float16."""
+    return tensor.float() if tensor.dtype == torch.float16 else tensor
+
+
+def zero_moments(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """First and second moment of a weight before its first step, laid out as it is; float32 if it is float16."""
+    return torch.zeros_like(_roomy(weight)), torch.zeros_like(_roomy(weight))
 
 
 def bertadam_update(
@@ -36,7 +46,7 @@ def bertadam_update(
     Args:
         weight: the weight; changed.
         gradient: its gradient; clipped in place.
-        first: first moment of earlier steps, at first zeros laid out as the weight is (`torch.zeros_like`); changed.
+        first: first moment of earlier steps, at first as `zero_moments` gives it; changed.
         second: second moment, likewise.
         lr: step size.
         weight_decay: 0 or more.
@@ -45,6 +55,12 @@ def bertadam_update(
             v / (1 - BETA2^step). The first step then ignores what the moments hold (any finite numbers), so they need
             not be set to 0 for a new run of steps. None: moments as the official code keeps them.
     """
+    if weight.dtype != first.dtype:  # the weight is float16
+        moved = weight.to(first.dtype)
+        gradient = gradient.to(first.dtype)
+        bertadam_update(moved, gradient, first, second, lr, weight_decay=weight_decay, clip=clip, step=step)
+        weight.copy_(moved)
+        return
     beta1, beta2, epsilon = BETA1, BETA2, EPSILON
     if step is not None:
         of_first, of_second = 1 - BETA1**step, 1 - BETA2**step
@@ -104,7 +120,7 @@ class BertAdam(torch.optim.Optimizer):
                     continue
                 state = self.state[parameter]
                 if not state:
-                    state |= {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
+                    state["exp_avg"], state["exp_avg_sq"] = zero_moments(parameter)
                 bertadam_update(
                     parameter,
                     parameter.grad,
@@ -138,7 +154,7 @@ def steps_of(gradients: Sequence[Tensor], decay: float | Tensor) -> Tensor:
     """(b, ...) what b weights have moved by, over -lr and their own decay, from their gradients step by step.
 
     With W_s = (1 - decay) W_(s-1) - lr u_s, the result D gives W_n = (1 - decay)^n W_0 - lr D. Differentiable, at
-    gradients of 0 too.
+    gradients of 0 too. In float32 for float16 gradients.
 
     Args:
         gradients: (b, ...) of each step, first to last.
@@ -147,7 +163,7 @@ def steps_of(gradients: Sequence[Tensor], decay: float | Tensor) -> Tensor:
     first: Tensor | None = None
     second: Tensor | None = None
     total: Tensor | None = None
-    for gradient in gradients:
+    for gradient in map(_roomy, gradients):
         gradient = gradient * _clip(gradient)
         if first is None or second is None or total is None:
             # From zero moments the step is in closed form, and sqrt(v) = sqrt(1 - BETA2) |g| has a slope at 0.
@@ -167,6 +183,7 @@ def steps_of_(gradients: Sequence[Tensor], decay: float) -> Tensor:
     """The same as `steps_of` in place of the gradients, not differentiable: fewer passes over them, fewer copies."""
     if len(gradients) == 1:
         return first_step_(gradients[0])
+    gradients = [_roomy(gradient) for gradient in gradients]
     first = gradients[0] * (_clip(gradients[0]) * (1 - BETA1))
     second = (first * first).mul_((1 - BETA2) / (1 - BETA1) ** 2)
     total = first_step_(gradients[0])

@@ -10,7 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from pymetaner.engine.bertadam import bertadam_update
+from pymetaner.engine.bertadam import bertadam_update, zero_moments
 from pymetaner.engine.task import InnerStep, Task
 from pymetaner.errors import SettingError
 from pymetaner.model import MetaNER
@@ -83,7 +83,7 @@ class MovingWeights:
             weight.sub_(gradient, alpha=rate)
             return
         if name not in self._moments:
-            self._moments[name] = torch.zeros_like(weight), torch.zeros_like(weight)
+            self._moments[name] = zero_moments(weight)
         self._taken[name] += 1
         bertadam_update(weight, gradient, *self._moments[name], rate, step=self._taken[name])
 

@@ -14,7 +14,7 @@ from tiny import ARCHITECTURES, CORPUS, model_of
 from torch import nn
 
 from pymetaner.engine import Computation, InnerStep, Task, Work, batched_logits, reference_logits
-from pymetaner.engine.bertadam import bertadam_update, steps_of, steps_of_
+from pymetaner.engine.bertadam import bertadam_update, steps_of, steps_of_, zero_moments
 from pymetaner.errors import SettingError
 from pymetaner.model import MetaNER
 from pymetaner.sentence import Sentence
@@ -149,6 +149,20 @@ def test_bertadam_steps_with_moments_kept_as_means_are_the_same(scale, shape):
         bertadam_update(expected, gradient.clone(), *zeros, 1e-2)
         bertadam_update(weight, gradient, *means, 1e-2, step=step)
         torch.testing.assert_close(weight, expected, rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize("scale", [1e-5, 1e-2])
+def test_bertadam_steps_of_float16_weights(scale):
+    torch.manual_seed(0)
+    gradients = [scale * torch.randn(50, 70) for _ in range(3)]
+    moved = {}
+    for kind in (torch.float64, torch.float16):
+        weight = torch.zeros(50, 70, dtype=kind)
+        moments = zero_moments(weight)
+        for step, gradient in enumerate(gradients, 1):
+            bertadam_update(weight, gradient.to(kind), *moments, 1e-3, step=step)
+        moved[kind] = weight.double()
+    assert (moved[torch.float16] - moved[torch.float64]).norm() < 0.005 * moved[torch.float64].norm()
 
 
 @pytest.mark.parametrize("steps", [1, 2])

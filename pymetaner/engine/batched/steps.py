@@ -245,12 +245,13 @@ class _TimesConstantSteps(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, rate: float, *factors: Tensor) -> Tensor:
         ctx.rate = rate
         ctx.save_for_backward(*factors)
-        return torch.bmm(x, steps_of_(_gradients(factors), rate * WEIGHT_DECAY).transpose(1, 2))
+        moved = steps_of_(_gradients(factors), rate * WEIGHT_DECAY).to(x.dtype)
+        return torch.bmm(x, moved.transpose(1, 2))
 
     @staticmethod
     def backward(ctx: Any, felt: Tensor) -> tuple[Tensor | None, ...]:
         factors = ctx.saved_tensors
-        moved = steps_of_(_gradients(factors), ctx.rate * WEIGHT_DECAY)
+        moved = steps_of_(_gradients(factors), ctx.rate * WEIGHT_DECAY).to(felt.dtype)
         return torch.bmm(felt, moved), None, *[None] * len(factors)
 
 
