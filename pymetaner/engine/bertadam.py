@@ -36,8 +36,8 @@ def bertadam_update(
     weight_decay: float = WEIGHT_DECAY,
     clip: float = CLIP,
     step: int | None = None,
-) -> None:
-    """Move one weight in place.
+) -> Tensor:
+    """Move one weight in place; gives the norm that its gradient had, which is not finite if that is not.
 
     The weight decay is decoupled, and there is none on biases and normalisation weights (every vector). It is a step of
     PyTorch's AdamW, whose fused form goes once over the four tensors, at a step number so high that its correction of
@@ -58,9 +58,9 @@ def bertadam_update(
     if weight.dtype != first.dtype:  # the weight is float16
         moved = weight.to(first.dtype)
         gradient = gradient.to(first.dtype)
-        bertadam_update(moved, gradient, first, second, lr, weight_decay=weight_decay, clip=clip, step=step)
+        found = bertadam_update(moved, gradient, first, second, lr, weight_decay=weight_decay, clip=clip, step=step)
         weight.copy_(moved)
-        return
+        return found
     beta1, beta2, epsilon = BETA1, BETA2, EPSILON
     if step is not None:
         of_first, of_second = 1 - BETA1**step, 1 - BETA2**step
@@ -68,7 +68,8 @@ def bertadam_update(
         # lr m / (sqrt(v) + eps), written with the means
         scale = of_first / math.sqrt(of_second)
         lr, weight_decay, epsilon = lr * scale, weight_decay / scale, EPSILON / math.sqrt(of_second)
-    factor = clip / (torch.linalg.vector_norm(gradient) + 1e-6)
+    norm: Tensor = torch.linalg.vector_norm(gradient)
+    factor = clip / (norm + 1e-6)
     if gradient.device.type != "cpu" or factor < 1:  # to look at it makes a GPU wait, and spares a CPU a pass
         gradient.mul_(factor.clamp(max=1.0))
     # The fused step takes it for granted that numbers of one place lie at one offset.
@@ -90,6 +91,7 @@ def bertadam_update(
         foreach=False,
         fused=alike,
     )
+    return norm
 
 
 class BertAdam(torch.optim.Optimizer):

@@ -57,6 +57,7 @@ class MovingWeights:
             weight.requires_grad_(True)
         # BertAdam's, kept from task to task, since new memory costs more than what is written there.
         self._moments: dict[str, tuple[Tensor, Tensor]] = {}
+        self._norms: list[Tensor] = []  # of the gradients that went into them
         self._taken: Counter[str] = Counter()
 
     def rates_of(self, modules: Mapping[str, float]) -> dict[str, float]:
@@ -68,6 +69,10 @@ class MovingWeights:
     def reset(self) -> None:
         """Sets the weights to the model's, with no step taken."""
         self._taken.clear()
+        # What is not finite would outlive the next task's first step, which takes the old moments times 0.
+        if self._norms and not torch.stack(self._norms).isfinite().all():
+            self._moments.clear()
+        self._norms.clear()
         for name, weight in self.weights.items():
             weight.copy_(self.start[name])
             weight.grad = None
@@ -85,7 +90,7 @@ class MovingWeights:
         if name not in self._moments:
             self._moments[name] = zero_moments(weight)
         self._taken[name] += 1
-        bertadam_update(weight, gradient, *self._moments[name], rate, step=self._taken[name])
+        self._norms.append(bertadam_update(weight, gradient, *self._moments[name], rate, step=self._taken[name]))
 
     def step(self, task: Task) -> None:
         """Moves by the gradient of the supports' loss (`InnerStep`); a weight that has none stands still.

@@ -181,6 +181,19 @@ def test_a_weight_of_two_layers_moves_by_the_gradients_of_both(steps):
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "bertadam"])
+def test_a_task_that_ends_in_no_numbers_leaves_nothing_to_the_next(optimizer):
+    model = model_of("bert")
+    bad, good = Task(CORPUS[10], (CORPUS[7],)), Task(CORPUS[14], (CORPUS[10],))
+    with torch.no_grad():  # a piece that the good task has not
+        model.network.bert.embeddings.word_embeddings.weight[model.words.windows([CORPUS[7]])[0].ids[1]] = torch.inf
+    inner = InnerStep(0.003, 2, optimizer)
+    [expected] = reference(model, [good], inner)
+    found = reference(model, [bad, replace(bad, query=Sentence(())), good], inner)
+    assert np.isnan(found[0]).all()
+    assert np.array_equal(found[2], expected) and np.isfinite(expected).all()
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "bertadam"])
 @pytest.mark.parametrize("engine", [reference_logits, batched_logits])
 def test_supports_without_words_move_nothing(engine, optimizer):
     model = model_of("bert")
