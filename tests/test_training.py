@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from pymetaner import evaluate
 from pymetaner.errors import EmptyDataError, LabelMismatchError, ModelFileError, SaveError, SettingError
-from pymetaner.files import MEMORY
+from pymetaner.files import MEMORY, REPORT
 from pymetaner.model import MetaNER
 from pymetaner.objective import Batches, batch_loss, mask_entities
 from pymetaner.sentence import Sentence
@@ -207,6 +207,22 @@ def test_a_run_that_was_killed_ends_with_the_same_weights(tmp_path, monkeypatch,
     )  # fmt: skip
     assert_same(weights_of(model), weights)
     assert_same(weights_of(MetaNER.from_pretrained(tmp_path)), weights)
+
+
+def test_a_kill_while_the_report_is_written_leaves_nothing_behind(tmp_path, monkeypatch):
+    plain = os.replace
+
+    def killed(source, target):
+        if Path(target).name == REPORT:
+            raise Killed
+        plain(source, target)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(os, "replace", killed)
+        train(model_of("bert"), CORPUS, tmp_path, settings=SHORT)
+    assert list(tmp_path.glob(".*"))
+    train(model_of("bert"), CORPUS, tmp_path, settings=SHORT)
+    assert (tmp_path / REPORT).exists() and not list(tmp_path.glob(".*"))
 
 
 def test_the_same_model_object_goes_on_too(tmp_path, monkeypatch, uninterrupted):

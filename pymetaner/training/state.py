@@ -13,7 +13,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from pymetaner.errors import ModelFileError, SettingError
-from pymetaner.files import CHECKPOINT, STAGE, unfinished, write_atomically
+from pymetaner.files import CHECKPOINT, REPORT, STAGE, unfinished, write_atomically
 from pymetaner.model import MetaNER
 
 __all__ = ["TrainingState", "differing_settings"]
@@ -117,8 +117,9 @@ class TrainingState:
 
     def _sweep(self) -> None:
         """Removes what a run that was killed while it saved has left."""
-        for left in self.path.parent.glob(f"{unfinished(self.path)}*"):
-            left.unlink(missing_ok=True)
+        for path in (self.path, self.path.with_name(REPORT)):
+            for left in path.parent.glob(f"{unfinished(path)}*"):
+                left.unlink(missing_ok=True)
         for left in self.path.parent.glob(f"{STAGE}*"):
             shutil.rmtree(left, ignore_errors=True)
 
