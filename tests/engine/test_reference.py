@@ -195,6 +195,16 @@ def test_a_task_that_ends_in_no_numbers_spoils_no_other(engine, optimizer, lambd
     np.testing.assert_allclose(found[2], expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("engine", [reference, batched])
+def test_a_callers_inference_mode(engine):
+    inner = InnerStep(0.1, 2)
+    expected = engine(model_of("bert"), TASKS, inner)
+    model = model_of("bert")
+    with torch.inference_mode():
+        assert largest_difference(engine(model, TASKS, inner), expected) == 0
+        assert torch.is_inference_mode_enabled()
+
+
 @pytest.mark.parametrize("optimizer", ["sgd", "bertadam"])
 @pytest.mark.parametrize("engine", [reference_logits, batched_logits])
 def test_supports_without_words_move_nothing(engine, optimizer):
