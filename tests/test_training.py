@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -72,6 +73,11 @@ def test_the_parts_of_a_batch_add_up_to_its_loss(lambda_max):
     torch.testing.assert_close(torch.autograd.grad(found, logits)[0], gradient)
 
 
+def test_words_are_counted_exactly_in_bfloat16():
+    logits, labels = torch.zeros(1, 259, 7, dtype=torch.bfloat16), torch.zeros(1, 259, dtype=torch.int64)
+    assert float(batch_loss(logits, labels, 0.0, pieces=259, sentences=1)) == pytest.approx(math.log(7), rel=1e-6)
+
+
 def test_only_pieces_with_an_entity_tag_are_masked():
     torch.manual_seed(0)
     labels = torch.randint(0, 5, (200, 50))
@@ -85,6 +91,15 @@ def test_only_pieces_with_an_entity_tag_are_masked():
     assert not torch.equal(masked, mask_entities(ids, labels, [2], 4, 0.2))  # drawn anew
     assert torch.equal(mask_entities(ids, labels, [2], 4, 0.0), ids)
     assert (mask_entities(ids, labels, [2], 4, 1.0)[entity] == 4).all()
+
+
+def test_a_seed_draws_the_same_masks_whatever_the_default_type_is():
+    ids, labels, drawn = torch.arange(1000).view(10, 100), torch.zeros(10, 100, dtype=torch.int64), []
+    for kind in (torch.float64, torch.float32):
+        torch.set_default_dtype(kind)
+        torch.manual_seed(0)
+        drawn.append(mask_entities(ids, labels, [], -1, 0.5))
+    assert torch.equal(*drawn)
 
 
 def test_the_learning_rate_rises_and_falls_in_straight_lines():
