@@ -10,7 +10,14 @@ from torch import Tensor
 from pymetaner.checks import check_model
 from pymetaner.errors import LabelMismatchError, SettingError, UnsupportedModelError
 from pymetaner.model import MetaNER
-from pymetaner.network import adapted_modules, adapted_parameters, fingerprint_of, head_of, weight_sharing_copy
+from pymetaner.network import (
+    adapted_modules,
+    adapted_parameters,
+    fingerprint_of,
+    head_of,
+    standing_tensors,
+    weight_sharing_copy,
+)
 
 __all__ = ["average"]
 
@@ -92,9 +99,9 @@ def _check_alike(models: list[MetaNER]) -> None:
 def _standing(model: MetaNER) -> tuple[object, ...]:
     """What averaging leaves as it is: the frozen weights, the shapes of the others, the tokenizer."""
     moving = adapted_parameters(model.network, model.settings.freeze_layers)
-    frozen = {name: tensor for name, tensor in model.network.state_dict().items() if name not in moving}
     shapes = {name: tuple(weight.shape) for name, weight in moving.items()}
-    return fingerprint_of(frozen), shapes, model.tokenizer.get_vocab()
+    standing = standing_tensors(model.network, model.settings.freeze_layers)
+    return fingerprint_of(standing), shapes, model.tokenizer.get_vocab()
 
 
 def _head(model: MetaNER) -> Tensor:

@@ -186,11 +186,12 @@ def calibrate(
     if "all" in ks and len(memory) <= most_for_all:
         how = learning_of(model, memory, k="all").inner
         assert isinstance(how, FineTuning)
-        tried.append(trials.from_all(how))
-        if tried[-1].margin > 0:
-            from_all = tried[-1]
-        if from_all or len(memory) >= _ENOUGH:
-            numbers = []
+        with suppress(NumericsError):  # steps so large are no choice, and numbers of supports stand in for them
+            tried.append(trials.from_all(how))
+            if tried[-1].margin > 0:
+                from_all = tried[-1]
+            if from_all or len(memory) >= _ENOUGH:
+                numbers = []
     pairs = [(k, InnerStep(lr, optimizer=optimizer)) for k in numbers for lr in rates]
     for k, inner in track(pairs, "calibrating", progress):
         tried += trials.adapted(k, inner)

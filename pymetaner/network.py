@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import sys
+from collections import Counter
 from collections.abc import Iterable, Mapping
 
 import torch
@@ -22,6 +23,7 @@ __all__ = [
     "adapted_parameters",
     "check_network",
     "check_settings",
+    "check_trainable",
     "encoder_of",
     "fingerprint_of",
     "forward",
@@ -29,6 +31,8 @@ __all__ = [
     "head_of",
     "layers_of",
     "longest_window",
+    "places_of_weights",
+    "standing_tensors",
     "version_of",
     "weight_sharing_copy",
     "weights_version",
@@ -159,12 +163,47 @@ def adapted_modules(network: PreTrainedModel, freeze_layers: int) -> dict[str, n
 
 
 def adapted_parameters(network: PreTrainedModel, freeze_layers: int) -> dict[str, nn.Parameter]:
-    """The parameters of the adapted modules, by their name in the network."""
-    return {
-        f"{name}.{key}": parameter
+    """The parameters of the adapted modules, each once, by their (first) name in the network."""
+    named = [
+        (f"{name}.{key}", parameter)
         for name, module in adapted_modules(network, freeze_layers).items()
         for key, parameter in module.named_parameters(recurse=False)
-    }
+    ]
+    first = {id(parameter): name for name, parameter in reversed(named)}
+    return {name: parameter for name, parameter in named if first[id(parameter)] == name}
+
+
+def standing_tensors(network: PreTrainedModel, freeze_layers: int) -> dict[str, Tensor]:
+    """All other tensors, by name."""
+    moving = set(map(id, adapted_parameters(network, freeze_layers).values()))
+    return {name: t for name, t in network.state_dict(keep_vars=True).items() if id(t) not in moving}
+
+
+def places_of_weights(modules: Iterable[nn.Module]) -> Counter[int]:
+    """In how many places of some modules each parameter stands, by its id."""
+    return Counter(id(p) for module in modules for _, p in module.named_parameters(remove_duplicate=False))
+
+
+def check_trainable(network: PreTrainedModel, freeze_layers: int) -> None:
+    """Checks that the adapted weights can learn while the others stand still.
+
+    Raises:
+        SettingError: if they are float16, in which most squares of gradients, that Adam divides by, are 0.
+        UnsupportedModelError: if a frozen layer has one of them too.
+    """
+    moving = [*layers_of(network)[freeze_layers:], *head_of(network)]
+    within, everywhere = places_of_weights(moving), places_of_weights([network])
+    for name, weight in adapted_parameters(network, freeze_layers).items():
+        if weight.dtype == torch.float16:
+            raise SettingError(
+                "float16 weights cannot be trained, nor fine-tuned on all of a memory: expected float32; give "
+                "model.to(torch.float32) and convert what has learned, or adapt on a number of supports (k=2)"
+            )
+        if everywhere[id(weight)] > within[id(weight)]:
+            raise UnsupportedModelError(
+                f"{name!r} is a weight of a frozen layer too, which training would move: give the layers weights of "
+                "their own, or freeze none of them (freeze_layers)"
+            )
 
 
 def weight_sharing_copy(

@@ -92,7 +92,8 @@ def mask_entities(
         probability: of masking, 0 to 1.
     """
     entity = ~torch.isin(labels, labels.new_tensor([IGNORE, *outside]))
-    drawn = torch.rand(input_ids.shape, device=input_ids.device) < probability
+    # Of one type whatever the default is, so that a seed always draws the same.
+    drawn = torch.rand(input_ids.shape, dtype=torch.float32, device=input_ids.device) < probability
     return torch.where(entity & drawn, mask_id, input_ids)
 
 
@@ -124,7 +125,7 @@ def batch_loss(
         pieces: labelled ones in the whole batch, or (B,) in the task of each row.
         sentences: rows in the whole batch, or (B,) of the task of each row.
     """
-    counted = (labels != IGNORE).sum(1).to(logits.dtype)
+    counted = (labels != IGNORE).sum(1)  # in whole numbers: bfloat16 would round what is above 256
     means = masked_token_loss(logits, labels, 0.0)
     loss = (means * counted / pieces).sum()
     if lambda_max:

@@ -12,7 +12,14 @@ from transformers import PreTrainedModel
 
 from pymetaner.errors import UnsupportedModelError
 from pymetaner.forks import PerObject
-from pymetaner.network import adapted_groups, forward, layers_of, version_of, weight_sharing_copy
+from pymetaner.network import (
+    adapted_groups,
+    forward,
+    layers_of,
+    places_of_weights,
+    version_of,
+    weight_sharing_copy,
+)
 
 __all__ = ["Listener", "View", "borrowed_view"]
 
@@ -34,6 +41,7 @@ class View:
         modules: the adapted modules, by name.
         groups: the same names, a tuple for each layer and one for the head.
         weights: changes whenever a weight does.
+        shared: those with a weight that stands in another place of the network too.
         unheard: those that are not called as a Linear or LayerNorm, so that what they read is not known.
         tapped: hidden states (B, T, d) of the last pass after the frozen layers, or the last layer if none is frozen.
         last: hidden states (B, T, d) of the last pass after the last layer, which the head read.
@@ -52,6 +60,12 @@ class View:
         groups = adapted_groups(self.network, frozen)
         self.groups = [tuple(group) for group in groups]
         self.modules = {name: module for group in groups for name, module in group.items()}
+        places = places_of_weights([self.network])
+        self.shared = frozenset(
+            name
+            for name, module in self.modules.items()
+            if any(places[id(p)] > 1 for p in module.parameters(recurse=False))
+        )
         self.weights: object = None
         self._listener: Listener | None = None
         for name, module in self.modules.items():

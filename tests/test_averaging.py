@@ -112,3 +112,16 @@ def test_where_no_layer_is_frozen_a_memory_is_embedded_anew():
         new.memory.check(new)
         found = new.memory.search(new.embed(CORPUS[3:4]), k=1)[0]
         assert found[0].similarity == pytest.approx(1, abs=1e-5)
+
+
+def test_models_whose_layers_share_a_weight():
+    first = model_of("bert")
+    layers = first.network.bert.encoder.layer
+    layers[2].output.dense.weight = layers[1].output.dense.weight
+    second = fine_tune(first, CORPUS, steps=3, lr=0.01)
+    averaged = average([first, second]).network
+    for name, tensor in averaged.state_dict().items():
+        mean = (first.network.state_dict()[name].double() + second.network.state_dict()[name].double()) / 2
+        assert torch.allclose(tensor.double(), mean, rtol=0, atol=1e-7)
+    layers = averaged.bert.encoder.layer
+    assert layers[2].output.dense.weight is layers[1].output.dense.weight

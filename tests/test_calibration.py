@@ -140,6 +140,13 @@ def test_learning_from_all_wins_if_it_gains_at_all(large_steps, monkeypatch):
     assert found.best == found.trials[1]
 
 
+@pytest.mark.parametrize("enough", [len(CORPUS), len(CORPUS) + 1])
+def test_learning_from_all_that_goes_astray_is_no_choice(model, monkeypatch, enough):
+    monkeypatch.setattr(calibration, "_ENOUGH", enough)
+    monkeypatch.setattr(model, "settings", replace(model.settings, lr={"adamw": 1e30}))
+    assert [trial.k for trial in calibrate(model, ks=("all", 2), lrs=(1e-9,), knns=()).trials] == [0, 2]
+
+
 def test_learning_from_all_leaves_out_the_third_of_the_sentence(large_steps):
     model = large_steps
     found = calibrate(model, ks=("all",), knns=())

@@ -203,6 +203,17 @@ def test_the_first_steps_learn_the_queries_as_they_stand(optimizer):
     assert half[0] != pytest.approx(adapting[0], rel=1e-3)
 
 
+def test_the_words_of_a_task_are_counted_exactly_in_bfloat16():
+    model = model_of("bert").to(torch.bfloat16)
+    for weight in model.network.classifier.parameters():
+        weight.data.zero_()  # every word has a loss of log 7
+    long = Sentence(("x",) * 259, ("O",) * 259)
+    tag_ids = [model.labels.encode(s.tags) for s in (long, CORPUS[0])]
+    settings = TrainSettings(steps=2, batch_size=2, mask_probability=0.0, lambda_max=0.0)
+    objective = MetaObjective(model, [long, CORPUS[0]], tag_ids, settings, MetaSettings(lr=0.1, reduction="sum"))
+    assert objective.backward(0, share=1.0) == pytest.approx(2 * np.log(7), rel=1e-6)
+
+
 def test_queries_are_masked_and_supports_are_not(monkeypatch):
     model = model_of("bert")
     settings = TrainSettings(steps=3, batch_size=4, mask_probability=1.0)

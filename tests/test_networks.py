@@ -9,9 +9,11 @@ import torch
 import transformers
 from tiny import CORPUS, TAGS, model_of, tokenizer_of
 
-from pymetaner import MetaNER, adapt
-from pymetaner.errors import ModelFileError, UnsupportedModelError
+from pymetaner import MetaNER, adapt, fine_tune
+from pymetaner.engine import InnerStep, SequentialMetaLearner
+from pymetaner.errors import ModelFileError, SettingError, UnsupportedModelError
 from pymetaner.settings import Settings
+from pymetaner.training import MetaSettings, TrainSettings, train
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 SIZES |= {"max_position_embeddings": 64, "pad_token_id": 0, "hidden_dropout_prob": 0.0}
@@ -73,14 +75,55 @@ def test_networks_that_cannot_are_refused_when_they_are_loaded(name, why, more, 
         MetaNER.from_pretrained(tmp_path)
 
 
-def test_layers_that_are_one_and_the_same_go_to_the_reference_engine():
+def same_layer(layers):
+    layers[2] = layers[1]
+
+
+def same_weight(layers):
+    layers[2].output.dense.weight = layers[1].output.dense.weight
+
+
+def weight_of_a_frozen_layer(layers):
+    layers[2].output.dense.weight = layers[0].output.dense.weight
+
+
+def norm_of_a_frozen_layer(layers):
+    layers[2].output.LayerNorm = layers[0].output.LayerNorm
+
+
+@pytest.mark.parametrize("share", [same_layer, same_weight, weight_of_a_frozen_layer, norm_of_a_frozen_layer])
+def test_layers_that_are_one_and_the_same_go_to_the_reference_engine(share):
     model = model_of("bert")
+    share(model.network.base_model.encoder.layer)
     model.memory.add(CORPUS)
-    layers = model.network.base_model.encoder.layer
-    layers[len(layers) - 1] = layers[len(layers) - 2]
     assert adapt(model, CORPUS[0], lr=0.1).profile.engine == "reference"
     with pytest.raises(UnsupportedModelError, match="one and the same"):
         adapt(model, CORPUS[0], lr=0.1, engine="batched")
+
+
+@pytest.mark.parametrize("share", [weight_of_a_frozen_layer, norm_of_a_frozen_layer])
+def test_weights_of_frozen_layers_do_not_learn(share, tmp_path):
+    model = model_of("bert")
+    share(model.network.base_model.encoder.layer)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(UnsupportedModelError, match="frozen layer too"):
+        train(model, CORPUS, tmp_path, settings=TrainSettings(steps=2))
+    with pytest.raises(UnsupportedModelError, match="frozen layer too"):
+        fine_tune(model, CORPUS, steps=2)
+    assert not list(tmp_path.iterdir())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_float16_weights_do_not_learn(tmp_path):
+    model = model_of("bert").half()
+    model.memory.add(CORPUS)
+    with pytest.raises(SettingError, match=r"float16.*expected float32"):
+        adapt(model, CORPUS[0], k="all")
+    for meta in (None, MetaSettings(k=1, optimizer="bertadam")):
+        with pytest.raises(SettingError, match=r"float16.*expected float32"):
+            train(model, CORPUS, tmp_path, settings=TrainSettings(steps=2), meta=meta)
+    with pytest.raises(SettingError, match=r"float16.*expected float32"):
+        SequentialMetaLearner(model, InnerStep(0.01, optimizer="bertadam"))
 
 
 @pytest.mark.parametrize(

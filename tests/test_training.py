@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -72,6 +73,11 @@ def test_the_parts_of_a_batch_add_up_to_its_loss(lambda_max):
     torch.testing.assert_close(torch.autograd.grad(found, logits)[0], gradient)
 
 
+def test_words_are_counted_exactly_in_bfloat16():
+    logits, labels = torch.zeros(1, 259, 7, dtype=torch.bfloat16), torch.zeros(1, 259, dtype=torch.int64)
+    assert float(batch_loss(logits, labels, 0.0, pieces=259, sentences=1)) == pytest.approx(math.log(7), rel=1e-6)
+
+
 def test_only_pieces_with_an_entity_tag_are_masked():
     torch.manual_seed(0)
     labels = torch.randint(0, 5, (200, 50))
@@ -85,6 +91,15 @@ def test_only_pieces_with_an_entity_tag_are_masked():
     assert not torch.equal(masked, mask_entities(ids, labels, [2], 4, 0.2))  # drawn anew
     assert torch.equal(mask_entities(ids, labels, [2], 4, 0.0), ids)
     assert (mask_entities(ids, labels, [2], 4, 1.0)[entity] == 4).all()
+
+
+def test_a_seed_draws_the_same_masks_whatever_the_default_type_is():
+    ids, labels, drawn = torch.arange(1000).view(10, 100), torch.zeros(10, 100, dtype=torch.int64), []
+    for kind in (torch.float64, torch.float32):
+        torch.set_default_dtype(kind)
+        torch.manual_seed(0)
+        drawn.append(mask_entities(ids, labels, [], -1, 0.5))
+    assert torch.equal(*drawn)
 
 
 def test_the_learning_rate_rises_and_falls_in_straight_lines():
@@ -209,6 +224,22 @@ def test_a_run_that_was_killed_ends_with_the_same_weights(tmp_path, monkeypatch,
     assert_same(weights_of(MetaNER.from_pretrained(tmp_path)), weights)
 
 
+def test_a_kill_while_the_report_is_written_leaves_nothing_behind(tmp_path, monkeypatch):
+    plain = os.replace
+
+    def killed(source, target):
+        if Path(target).name == REPORT:
+            raise Killed
+        plain(source, target)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(os, "replace", killed)
+        train(model_of("bert"), CORPUS, tmp_path, settings=SHORT)
+    assert list(tmp_path.glob(".*"))
+    train(model_of("bert"), CORPUS, tmp_path, settings=SHORT)
+    assert (tmp_path / REPORT).exists() and not list(tmp_path.glob(".*"))
+
+
 def test_the_same_model_object_goes_on_too(tmp_path, monkeypatch, uninterrupted):
     """What Ctrl-C in a notebook leaves behind."""
     model = model_of("bert")
@@ -226,6 +257,32 @@ def test_the_same_model_object_goes_on_too(tmp_path, monkeypatch, uninterrupted)
         train(model, CORPUS, tmp_path, dev=CORPUS[:6], settings=SHORT)
     train(model, CORPUS, tmp_path, dev=CORPUS[:6], settings=SHORT)
     assert_same(weights_of(model), uninterrupted[1])
+
+
+def test_layers_that_share_a_weight_train_it_once(tmp_path, monkeypatch):
+    def tied():
+        model = model_of("bert")
+        layers = model.network.bert.encoder.layer
+        layers[2].output.dense.weight = layers[1].output.dense.weight
+        return model
+
+    straight, stopped = tied(), tied()
+    train(straight, CORPUS, tmp_path / "straight", settings=SHORT)
+    save = trainer.TrainingState.save
+
+    def killed(state, step):
+        save(state, step)
+        if step == 6:
+            raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(trainer.TrainingState, "save", killed)
+        train(stopped, CORPUS, tmp_path / "stopped", settings=SHORT)
+    train(stopped, CORPUS, tmp_path / "stopped", settings=SHORT)  # the shared weight does not pass for a frozen one
+    assert_same(weights_of(stopped), weights_of(straight))
+    layers = straight.network.bert.encoder.layer
+    assert layers[2].output.dense.weight is layers[1].output.dense.weight
+    assert_same(weights_of(MetaNER.from_pretrained(tmp_path / "straight")), weights_of(straight))
 
 
 KILL = """

@@ -256,7 +256,8 @@ def test_the_official_test_drops_the_best_hit_of_the_raw_encoder():
             weight += 0.1 * torch.randn_like(weight)
         model.network.classifier.bias[1:7] += 1.0  # entities, so that there is something to score
     inner = replace(wu2020.TEST, lr=0.05)
-    found = wu2020.adapted_score(model, raw, CORPUS, CORPUS, inner=inner)
+    with torch.inference_mode():  # a caller's own is of no concern
+        found = wu2020.adapted_score(model, raw, CORPUS, CORPUS, inner=inner)
     tagged = []
     for task in official_tasks(raw.network, k=2):
         adapted = copy.deepcopy(model.network)

@@ -10,10 +10,20 @@ import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
 
-__all__ = ["WEIGHT_DECAY", "BertAdam", "bertadam_update", "first_step_", "steps_of", "steps_of_"]
+__all__ = ["WEIGHT_DECAY", "BertAdam", "bertadam_update", "first_step_", "steps_of", "steps_of_", "zero_moments"]
 
 BETA1, BETA2, EPSILON, WEIGHT_DECAY, CLIP = 0.9, 0.999, 1e-6, 0.01, 1.0
 _LATE = 1e9  # a step number for which 1 - BETA ** step is 1
+
+
+def _roomy(tensor: Tensor) -> Tensor:
+    """The tensor in a type that has room for squares of gradients, most of which would be 0 in float16."""
+    return tensor.float() if tensor.dtype == torch.float16 else tensor
+
+
+def zero_moments(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """First and second moment of a weight before its first step, laid out as it is; float32 if it is float16."""
+    return torch.zeros_like(_roomy(weight)), torch.zeros_like(_roomy(weight))
 
 
 def bertadam_update(
@@ -26,8 +36,8 @@ def bertadam_update(
     weight_decay: float = WEIGHT_DECAY,
     clip: float = CLIP,
     step: int | None = None,
-) -> None:
-    """Move one weight in place.
+) -> Tensor:
+    """Move one weight in place; gives the norm that its gradient had, which is not finite if that is not.
 
     The weight decay is decoupled, and there is none on biases and normalisation weights (every vector). It is a step of
     PyTorch's AdamW, whose fused form goes once over the four tensors, at a step number so high that its correction of
@@ -36,7 +46,7 @@ def bertadam_update(
     Args:
         weight: the weight; changed.
         gradient: its gradient; clipped in place.
-        first: first moment of earlier steps, at first zeros laid out as the weight is (`torch.zeros_like`); changed.
+        first: first moment of earlier steps, at first as `zero_moments` gives it; changed.
         second: second moment, likewise.
         lr: step size.
         weight_decay: 0 or more.
@@ -45,6 +55,12 @@ def bertadam_update(
             v / (1 - BETA2^step). The first step then ignores what the moments hold (any finite numbers), so they need
             not be set to 0 for a new run of steps. None: moments as the official code keeps them.
     """
+    if weight.dtype != first.dtype:  # the weight is float16
+        moved = weight.to(first.dtype)
+        gradient = gradient.to(first.dtype)
+        found = bertadam_update(moved, gradient, first, second, lr, weight_decay=weight_decay, clip=clip, step=step)
+        weight.copy_(moved)
+        return found
     beta1, beta2, epsilon = BETA1, BETA2, EPSILON
     if step is not None:
         of_first, of_second = 1 - BETA1**step, 1 - BETA2**step
@@ -52,7 +68,8 @@ def bertadam_update(
         # lr m / (sqrt(v) + eps), written with the means
         scale = of_first / math.sqrt(of_second)
         lr, weight_decay, epsilon = lr * scale, weight_decay / scale, EPSILON / math.sqrt(of_second)
-    factor = clip / (torch.linalg.vector_norm(gradient) + 1e-6)
+    norm: Tensor = torch.linalg.vector_norm(gradient)
+    factor = clip / (norm + 1e-6)
     if gradient.device.type != "cpu" or factor < 1:  # to look at it makes a GPU wait, and spares a CPU a pass
         gradient.mul_(factor.clamp(max=1.0))
     # The fused step takes it for granted that numbers of one place lie at one offset.
@@ -74,6 +91,7 @@ def bertadam_update(
         foreach=False,
         fused=alike,
     )
+    return norm
 
 
 class BertAdam(torch.optim.Optimizer):
@@ -104,7 +122,7 @@ class BertAdam(torch.optim.Optimizer):
                     continue
                 state = self.state[parameter]
                 if not state:
-                    state |= {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
+                    state["exp_avg"], state["exp_avg_sq"] = zero_moments(parameter)
                 bertadam_update(
                     parameter,
                     parameter.grad,
@@ -138,7 +156,7 @@ def steps_of(gradients: Sequence[Tensor], decay: float | Tensor) -> Tensor:
     """(b, ...) what b weights have moved by, over -lr and their own decay, from their gradients step by step.
 
     With W_s = (1 - decay) W_(s-1) - lr u_s, the result D gives W_n = (1 - decay)^n W_0 - lr D. Differentiable, at
-    gradients of 0 too.
+    gradients of 0 too. In float32 for float16 gradients.
 
     Args:
         gradients: (b, ...) of each step, first to last.
@@ -147,7 +165,7 @@ def steps_of(gradients: Sequence[Tensor], decay: float | Tensor) -> Tensor:
     first: Tensor | None = None
     second: Tensor | None = None
     total: Tensor | None = None
-    for gradient in gradients:
+    for gradient in map(_roomy, gradients):
         gradient = gradient * _clip(gradient)
         if first is None or second is None or total is None:
             # From zero moments the step is in closed form, and sqrt(v) = sqrt(1 - BETA2) |g| has a slope at 0.
@@ -167,6 +185,7 @@ def steps_of_(gradients: Sequence[Tensor], decay: float) -> Tensor:
     """The same as `steps_of` in place of the gradients, not differentiable: fewer passes over them, fewer copies."""
     if len(gradients) == 1:
         return first_step_(gradients[0])
+    gradients = [_roomy(gradient) for gradient in gradients]
     first = gradients[0] * (_clip(gradients[0]) * (1 - BETA1))
     second = (first * first).mul_((1 - BETA2) / (1 - BETA1) ** 2)
     total = first_step_(gradients[0])

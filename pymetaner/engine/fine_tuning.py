@@ -24,6 +24,7 @@ from pymetaner.engine.task import Computation, InnerStep, Task, Work
 from pymetaner.errors import EmptyDataError
 from pymetaner.forks import anew_in_child
 from pymetaner.model import MetaNER
+from pymetaner.network import check_trainable
 from pymetaner.objective import BaseObjective, check_finite
 from pymetaner.progress import track
 from pymetaner.randomness import seeding
@@ -116,9 +117,12 @@ def fine_tuned_model(
 
     Raises:
         EmptyDataError: if no support has a word.
-        SettingError: if there are not as many step sizes as layers, or the precision does not fit the model.
+        SettingError: if there are not as many step sizes as layers, the precision does not fit the model, or its
+            weights are float16.
+        UnsupportedModelError: if frozen layers share weights with others.
         NumericsError: if the steps are so large that the loss or a weight is no number any more.
     """
+    check_trainable(model.network, model.settings.freeze_layers)
     with torch.inference_mode(False), torch.enable_grad():
         moving = MovingWeights(model, InnerStep(how.lr))
         network, weights = moving.network, moving.weights

@@ -10,8 +10,9 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from pymetaner.engine.bertadam import bertadam_update
+from pymetaner.engine.bertadam import bertadam_update, zero_moments
 from pymetaner.engine.task import InnerStep, Task
+from pymetaner.errors import SettingError
 from pymetaner.model import MetaNER
 from pymetaner.network import adapted_groups, adapted_modules, adapted_parameters, forward, weight_sharing_copy
 from pymetaner.objective import batch_loss, parts
@@ -36,11 +37,12 @@ class MovingWeights:
         standing: `weights` are all adapted ones, and not only those that have a step size.
 
     Raises:
-        SettingError: if there are not as many step sizes as layers.
+        SettingError: if there are not as many step sizes as layers, or layers that share a weight have several.
     """
 
     def __init__(self, model: MetaNER, inner: InnerStep, *, standing: bool = False) -> None:
         frozen = model.settings.freeze_layers
+        _check_shared(model, inner)
         self._model = model
         self._inner = inner
         self.start = adapted_parameters(model.network, frozen)
@@ -55,6 +57,7 @@ class MovingWeights:
             weight.requires_grad_(True)
         # BertAdam's, kept from task to task, since new memory costs more than what is written there.
         self._moments: dict[str, tuple[Tensor, Tensor]] = {}
+        self._norms: list[Tensor] = []  # of the gradients that went into them
         self._taken: Counter[str] = Counter()
 
     def rates_of(self, modules: Mapping[str, float]) -> dict[str, float]:
@@ -66,6 +69,10 @@ class MovingWeights:
     def reset(self) -> None:
         """Sets the weights to the model's, with no step taken."""
         self._taken.clear()
+        # What is not finite would outlive the next task's first step, which takes the old moments times 0.
+        if self._norms and not torch.stack(self._norms).isfinite().all():
+            self._moments.clear()
+        self._norms.clear()
         for name, weight in self.weights.items():
             weight.copy_(self.start[name])
             weight.grad = None
@@ -81,9 +88,9 @@ class MovingWeights:
             weight.sub_(gradient, alpha=rate)
             return
         if name not in self._moments:
-            self._moments[name] = torch.zeros_like(weight), torch.zeros_like(weight)
+            self._moments[name] = zero_moments(weight)
         self._taken[name] += 1
-        bertadam_update(weight, gradient, *self._moments[name], rate, step=self._taken[name])
+        self._norms.append(bertadam_update(weight, gradient, *self._moments[name], rate, step=self._taken[name]))
 
     def step(self, task: Task) -> None:
         """Moves by the gradient of the supports' loss (`InnerStep`); a weight that has none stands still.
@@ -109,6 +116,20 @@ class MovingWeights:
             backward(part)
         with handing_over(self.weights, self.move):
             backward(last)
+
+
+def _check_shared(model: MetaNER, inner: InnerStep) -> None:
+    """Raise SettingError if a weight that stands in several layers is to move at several rates."""
+    rates: dict[int, float] = {}
+    groups = adapted_groups(model.network, model.settings.freeze_layers)
+    for lr, group in zip(inner.lr if isinstance(inner.lr, tuple) else (), groups, strict=False):
+        for name, module in group.items():
+            for weight in module.parameters(recurse=False):
+                if rates.setdefault(id(weight), lr) != lr:
+                    raise SettingError(
+                        f"the layer {name!r} and one before it share a weight, to which lr={inner.lr!r} gives the step "
+                        f"sizes {lr:g} and {rates[id(weight)]:g}: give them the same, or a single number"
+                    )
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from pymetaner.windows import Window, make_batch
 __all__ = ["reference_logits"]
 
 
+@torch.inference_mode(False)  # a caller's own would leave no gradients
 def reference_logits(
     model: MetaNER, tasks: Sequence[Task], inner: InnerStep, computation: Computation, work: Work
 ) -> list[NDArray[np.floating[Any]]]:

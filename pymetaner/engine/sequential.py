@@ -19,7 +19,7 @@ from pymetaner.engine.moving import MovingWeights, handing_over
 from pymetaner.engine.precision import computing_in
 from pymetaner.engine.task import Computation, Dropout, InnerStep, Task, Work
 from pymetaner.model import MetaNER
-from pymetaner.network import forward
+from pymetaner.network import check_trainable, forward
 from pymetaner.view import View
 from pymetaner.windows import Batch, make_batch
 
@@ -41,6 +41,7 @@ class SequentialMetaLearner:
         self.model = model
         self.inner = inner
         self.computation = computation or Computation(batch_size=32)
+        check_trainable(model.network, model.settings.freeze_layers)
         self._moving = MovingWeights(model, inner, standing=True)
         self.groups = self._moving.groups
         self._rates = inner.rates(self.groups)

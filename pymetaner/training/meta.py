@@ -85,7 +85,7 @@ class MetaObjective:
         others, lambda_max = self.model.words.others, self.settings.lambda_max
         windows = self.model.words.windows([task.query for task in tasks])
         of_task = np.array([window.sentence for window in windows])
-        pieces = np.bincount(of_task, [window.labelled(others) for window in windows])
+        pieces = np.bincount(of_task, [window.labelled(others) for window in windows]).astype(np.int64)
         counts = np.bincount(of_task)
 
         def masked(batch: Batch) -> Tensor:
@@ -97,7 +97,7 @@ class MetaObjective:
             if self.meta.reduction == "mean":
                 return batch_loss(logits, labels, lambda_max, pieces=int(pieces.sum()), sentences=len(windows))
             rows = [window.sentence for window in batch.windows]
-            of_row = logits.new_tensor(pieces[rows]), logits.new_tensor(counts[rows])
+            of_row = [torch.from_numpy(each[rows]).to(logits.device) for each in (pieces, counts)]
             return batch_loss(logits, labels, lambda_max, pieces=of_row[0], sentences=of_row[1])
 
         tensor = self.rates.exp() * (share if self.meta.scheduled else 1.0)

@@ -148,8 +148,9 @@ class TrainingState:
 
     def _sweep(self) -> None:
         """Removes what a run that was killed while it saved has left."""
-        for left in self.path.parent.glob(f"{unfinished(self.path)}*"):
-            left.unlink(missing_ok=True)
+        for path in (self.path, self.path.with_name(REPORT)):
+            for left in path.parent.glob(f"{unfinished(path)}*"):
+                left.unlink(missing_ok=True)
         for left in self.path.parent.glob(f"{STAGE}*"):
             shutil.rmtree(left, ignore_errors=True)
 

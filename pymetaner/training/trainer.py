@@ -22,7 +22,13 @@ from pymetaner.errors import EmptyDataError, SettingError
 from pymetaner.evaluation import evaluate
 from pymetaner.files import CHECKPOINT, CONFIG, MEMORY, REPORT, write_atomically
 from pymetaner.model import MetaNER
-from pymetaner.network import adapted_parameters, fingerprint_of, weights_version
+from pymetaner.network import (
+    adapted_parameters,
+    check_trainable,
+    fingerprint_of,
+    standing_tensors,
+    weights_version,
+)
 from pymetaner.objective import BaseObjective, Objective, check_finite
 from pymetaner.progress import bar
 from pymetaner.randomness import seeding
@@ -91,7 +97,8 @@ def train(
         DataError, EmptyDataError: if something is not a sentence, has an empty word, or none is labelled.
         LabelMismatchError: if a sentence has an entity type that the model does not tag.
         SettingError: if the folder holds another run, finished or not, a model that no run made, or a memory; if the
-            model, `out` or the settings are of another kind.
+            model, `out` or the settings are of another kind; if the weights are float16.
+        UnsupportedModelError: if frozen layers share weights with others, or `meta` cannot adapt the network.
         SaveError: if the folder cannot be written.
         NumericsError: if the loss is no number any more; the last checkpoint stays.
     """
@@ -114,6 +121,8 @@ def train(
     dev = None if dev is None else check_sentences(dev)
     if dev is not None and not any(sentence.tags for sentence in dev):
         raise EmptyDataError("no labelled sentence in `dev` to pick the best weights on: leave it out, or label some")
+    weights_version(model.network)  # refuses those that no gradient can reach
+    check_trainable(model.network, model.settings.freeze_layers)
     tag_ids = [model.labels.encode(sentence.tags or ()) for sentence in labelled]
     windows = model.words.windows(labelled)
     run = _run(model, windows, tag_ids, dev, settings, meta)
@@ -130,7 +139,6 @@ def train(
             (folder / name).unlink(missing_ok=True)
 
     network = model.network
-    weights_version(network)  # refuses those that no gradient can reach
     parameters = adapted_parameters(network, model.settings.freeze_layers)
     network.requires_grad_(False)
     for parameter in parameters.values():
@@ -236,7 +244,6 @@ def _run(
     settings: TrainSettings,
     meta: MetaSettings | None,
 ) -> dict[str, Any]:
-    moving = adapted_parameters(model.network, model.settings.freeze_layers)
     run = {
         **asdict(settings),
         "meta": None if meta is None else asdict(meta),
@@ -244,7 +251,7 @@ def _run(
         "labels": model.labels.tags,
         "windows": len(windows),
         "data": _digest(windows, tag_ids, dev),
-        "frozen weights": fingerprint_of({n: t for n, t in model.network.state_dict().items() if n not in moving}),
+        "frozen weights": fingerprint_of(standing_tensors(model.network, model.settings.freeze_layers)),
     }
     found: dict[str, Any] = json.loads(json.dumps(run))
     return found

@@ -126,6 +126,13 @@ def test_other_dtypes_run(dtype):
         assert largest_difference(found, exact) < (1e-5 if dtype == torch.float64 else 3)
 
 
+def test_the_squares_of_small_gradients_do_not_vanish_in_float16():
+    model = model_of("bert").half()
+    inner = SETTINGS["bertadam, 3 steps"]
+    found = batched(model, TASKS, inner)
+    assert largest_difference(found, reference(model.double(), TASKS, inner)) < 0.05
+
+
 @pytest.mark.parametrize("inner", [SETTINGS["sgd"], SETTINGS["bertadam"]], ids=["sgd", "bertadam"])
 def test_bf16_is_near_and_leaves_the_weights_alone(inner):
     model = model_of("bert")

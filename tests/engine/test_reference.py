@@ -9,12 +9,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tasks import TASKS, largest_difference, reference
+from tasks import TASKS, batched, largest_difference, reference
 from tiny import ARCHITECTURES, CORPUS, model_of
 from torch import nn
 
 from pymetaner.engine import Computation, InnerStep, Task, Work, batched_logits, reference_logits
-from pymetaner.engine.bertadam import bertadam_update, steps_of, steps_of_
+from pymetaner.engine.bertadam import bertadam_update, steps_of, steps_of_, zero_moments
 from pymetaner.errors import SettingError
 from pymetaner.model import MetaNER
 from pymetaner.sentence import Sentence
@@ -149,6 +149,60 @@ def test_bertadam_steps_with_moments_kept_as_means_are_the_same(scale, shape):
         bertadam_update(expected, gradient.clone(), *zeros, 1e-2)
         bertadam_update(weight, gradient, *means, 1e-2, step=step)
         torch.testing.assert_close(weight, expected, rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize("scale", [1e-5, 1e-2])
+def test_bertadam_steps_of_float16_weights(scale):
+    torch.manual_seed(0)
+    gradients = [scale * torch.randn(50, 70) for _ in range(3)]
+    moved = {}
+    for kind in (torch.float64, torch.float16):
+        weight = torch.zeros(50, 70, dtype=kind)
+        moments = zero_moments(weight)
+        for step, gradient in enumerate(gradients, 1):
+            bertadam_update(weight, gradient.to(kind), *moments, 1e-3, step=step)
+        moved[kind] = weight.double()
+    assert (moved[torch.float16] - moved[torch.float64]).norm() < 0.005 * moved[torch.float64].norm()
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_a_weight_of_two_layers_moves_by_the_gradients_of_both(steps):
+    model = model_of("bert").double()
+    layers = model.network.bert.encoder.layer
+    layers[2].output.dense.weight = layers[1].output.dense.weight
+    tasks = TASKS[:5]
+    expected = [oracle(model, task, lambda p: torch.optim.SGD(p.values(), lr=0.1), steps) for task in tasks]
+    for lr in (0.1, (0.1, 0.1, 0.1)):
+        assert largest_difference(reference(model, tasks, InnerStep(lr, steps)), expected) < 1e-9
+    expected = [oracle(model, task, lambda p: OfficialBertAdam(p, 0.01), steps) for task in tasks]
+    assert largest_difference(reference(model, tasks, InnerStep(0.01, steps, "bertadam")), expected) < 1e-9
+    with pytest.raises(SettingError, match=r"layer\.2\.output\.dense.*share a weight.*0\.2 and 0\.1"):
+        reference(model, tasks, InnerStep((0.1, 0.2, 0.1)))
+
+
+@pytest.mark.parametrize("lambda_max", [0.0, 1.0])
+@pytest.mark.parametrize("optimizer", ["sgd", "bertadam"])
+@pytest.mark.parametrize("engine", [reference, batched])
+def test_a_task_that_ends_in_no_numbers_spoils_no_other(engine, optimizer, lambda_max):
+    model = model_of("bert")
+    bad, good = Task(CORPUS[10], (CORPUS[7],)), Task(CORPUS[14], (CORPUS[10],))
+    with torch.no_grad():  # a piece that the good task has not
+        model.network.bert.embeddings.word_embeddings.weight[model.words.windows([CORPUS[7]])[0].ids[1]] = torch.inf
+    inner = InnerStep(0.003, 2, optimizer, lambda_max)
+    [expected] = engine(model, [good], inner)
+    found = engine(model, [bad, replace(bad, query=Sentence(())), good], inner)
+    assert np.isnan(found[0]).all()
+    np.testing.assert_allclose(found[2], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("engine", [reference, batched])
+def test_a_callers_inference_mode(engine):
+    inner = InnerStep(0.1, 2)
+    expected = engine(model_of("bert"), TASKS, inner)
+    model = model_of("bert")
+    with torch.inference_mode():
+        assert largest_difference(engine(model, TASKS, inner), expected) == 0
+        assert torch.is_inference_mode_enabled()
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "bertadam"])

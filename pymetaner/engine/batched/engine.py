@@ -52,6 +52,7 @@ def batched_logits(
         MemoryLimitError: if a single sentence with its supports does not fit into memory.
     """
     with (
+        torch.inference_mode(False),  # a caller's own would leave no gradients
         borrowed_view(model.network, model.settings.freeze_layers) as view,
         torch.no_grad(),
         torch.autocast(model.device.type, enabled=False),  # a caller's own: what is between the passes stays exact
@@ -345,9 +346,8 @@ class BatchedEngine:
         return TakenSteps(taken, self.rates, self.inner.optimizer, self.view.source)
 
     def _rows_of(self, windows: Sequence[Sequence[WindowFactors]], own: bool) -> StepRows:
-        layout = self.own_layout if own else self.layout
         weight = next(self.view.network.parameters())
-        return StepRows(layout, windows, self.inner.lambda_max, weight, weighted=own)
+        return StepRows(self.own_layout if own else self.layout, windows, self.inner.lambda_max, weight, weighted=own)
 
 
 def _keys(task: Task) -> list[Key]:

@@ -140,13 +140,16 @@ class WindowFactors:
 
 
 def check_adaptable(view: View) -> None:
-    """Raise UnsupportedModelError unless every adapted module is a Linear, or a LayerNorm of the last dimension."""
-    names = [name for group in view.groups for name in group]
-    if len(set(names)) < len(names):
-        raise UnsupportedModelError(
-            "some layers are one and the same, so the batched engine cannot adapt them: use engine='reference'"
-        )
+    """Raise UnsupportedModelError unless every adapted module is a Linear, or a LayerNorm of the last dimension.
+
+    Nor may its weights be in another place of the network, since what that adds to their gradient is not heard.
+    """
     for name, module in view.modules.items():
+        if name in view.shared:
+            raise UnsupportedModelError(
+                f"the weights of the layer {name!r} and of another are one and the same, so the batched engine cannot "
+                "adapt them: use engine='reference'"
+            )
         if name in view.unheard or (isinstance(module, nn.LayerNorm) and len(module.normalized_shape) != 1):
             raise UnsupportedModelError(
                 f"the layer {name!r} ({type(module).__name__}) is not called as a Linear or LayerNorm, so the batched "

@@ -60,12 +60,14 @@ class StepRows:
         self.takes = column(bool(row) for row in windows)
         self._mean = column(1 if weighted else 1 / max(1, sum(window.words for window in row)) for row in windows)
         self._largest = column(lambda_max / max(1, len(row)) for row in windows)
-        # (B, norm_width): gradients of all LayerNorms
-        own: Tensor = torch.block_diag(*[torch.ones((1, len(row))) for row in windows]).to(like.device, dtype)
-        vectors = torch.stack([window.norms for row in windows for window in row]).to(like.device, dtype)
-        self._norms = (own @ vectors[:, 0]) * self._mean[..., 0]
+        # (B, norm_width): gradients of all LayerNorms, summed row by row, so that NaN stays in its own
+        most = max(map(len, windows))
+        missing = [torch.zeros_like(next(row for row in windows if row)[0].norms)] * most
+        vectors = torch.stack([v for row in windows for v in (*(each.norms for each in row), *missing[len(row) :])])
+        sums = vectors.to(like.device, dtype).unflatten(0, (len(windows), most)).sum(1)
+        self._norms: Tensor = sums[:, 0] * self._mean[..., 0]
         if layout.losses == 2:
-            self._norms = self._norms + (own @ vectors[:, 1]) * self._largest[..., 0]
+            self._norms = self._norms + sums[:, 1] * self._largest[..., 0]
 
     def inputs(self, name: str, like: Tensor) -> Tensor:
         """(B, R, in) what a Linear read."""
@@ -245,12 +247,13 @@ class _TimesConstantSteps(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, rate: float, *factors: Tensor) -> Tensor:
         ctx.rate = rate
         ctx.save_for_backward(*factors)
-        return torch.bmm(x, steps_of_(_gradients(factors), rate * WEIGHT_DECAY).transpose(1, 2))
+        moved = steps_of_(_gradients(factors), rate * WEIGHT_DECAY).to(x.dtype)
+        return torch.bmm(x, moved.transpose(1, 2))
 
     @staticmethod
     def backward(ctx: Any, felt: Tensor) -> tuple[Tensor | None, ...]:
         factors = ctx.saved_tensors
-        moved = steps_of_(_gradients(factors), ctx.rate * WEIGHT_DECAY)
+        moved = steps_of_(_gradients(factors), ctx.rate * WEIGHT_DECAY).to(felt.dtype)
         return torch.bmm(felt, moved), None, *[None] * len(factors)
 
 
