@@ -17,17 +17,18 @@ from pathlib import Path
 from pymetaner.errors import MemoryFileError, MemoryReadOnlyError, PymetanerError, SaveError
 
 __all__ = [
-    "close_file",
     "copy_file",
     "create_file",
     "create_in_ram",
     "held",
     "is_database",
     "load_file",
+    "log_files",
     "open_file",
     "settle",
     "translated",
     "write_ahead",
+    "write_back",
 ]
 
 APPLICATION_ID = 0x4D4E4552
@@ -164,12 +165,21 @@ def is_database(path: Path) -> bool:
     return True
 
 
-def close_file(connection: sqlite3.Connection) -> None:
-    """Closes a connection; the last writer makes the memory one plain file again."""
-    for statement in ("busy_timeout=0", "wal_checkpoint(TRUNCATE)", "journal_mode=DELETE"):
+def write_back(connection: sqlite3.Connection, *, lost: bool) -> None:
+    """Called before a connection is closed; the last writer makes the memory one plain file again.
+
+    Args:
+        connection: the connection.
+        lost: its path no longer leads to its file. To leave WAL mode would delete, by name, the log of the next one.
+    """
+    for statement in ("busy_timeout=0", "wal_checkpoint(TRUNCATE)", *([] if lost else ["journal_mode=DELETE"])):
         with suppress(sqlite3.Error):  # others have it open: the last one will do it
             connection.execute(f"PRAGMA {statement}").fetchall()
-    connection.close()
+
+
+def log_files(path: Path) -> list[Path]:
+    """Where the write-ahead log of a database is, and what goes with it."""
+    return [path.with_name(path.name + ending) for ending in ("-wal", "-shm")]
 
 
 def copy_file(connection: sqlite3.Connection, path: Path) -> None:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pymetaner.errors import MemoryFileError, MemoryReadOnlyError
-from pymetaner.memory.file import close_file, open_file, translated, write_ahead
+from pymetaner.memory.file import open_file, translated, write_ahead, write_back
 from pymetaner.memory.identity import Identity
 
 __all__ = ["Handle"]
@@ -72,7 +72,7 @@ class Handle:
         """All or nothing: an error inside takes back every change; at the end the changes are on disk.
 
         Raises:
-            MemoryFileError: if another file took the place of its own while this waited to write.
+            MemoryFileError: if another file took the place of its own, or it was deleted, while this waited to write.
         """
         self.check_writable()
         with translated(self.place, writing=True):
@@ -95,6 +95,8 @@ class Handle:
             self._check_not_replaced()  # which SQLite notices too, and refuses to write
             raise
         self._check_not_replaced()
+        self.check_writable()  # deleted meanwhile, perhaps
+        self.identity.logging()
 
     def _check_not_replaced(self) -> None:
         if self.identity.replaced:
@@ -113,9 +115,16 @@ class Handle:
 
     def close(self) -> None:
         """Ends the connection."""
-        if self._connection is not None:
-            close_file(self._connection)
-            self._connection = None
+        connection, self._connection = self._connection, None  # first: an interrupt would leave a closed one here
+        if connection is None:
+            return
+        try:
+            lost = self.identity.lost
+            write_back(connection, lost=lost)
+            if lost:
+                self.identity.drop_log()  # before it is closed: so long its log's number is no other file's
+        finally:
+            connection.close()
 
     @property
     def suspended(self) -> bool:
