@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
+import importlib.util
 import os
 import shutil
 import signal
 import sqlite3
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +24,7 @@ from memory_fakes import FakeEncoder, edit, forked, joined, labelled, numbered
 from pymetaner import forks
 from pymetaner.errors import LabelMismatchError, MemoryFileError, SaveError
 from pymetaner.forks import ForkSafe
-from pymetaner.memory import Memory
+from pymetaner.memory import Memory, handle
 from pymetaner.memory import file as memory_file
 from pymetaner.ops import CosineBank
 
@@ -165,6 +169,14 @@ def test_another_file_while_it_waits_to_write(encoder: FakeEncoder, path: Path, 
             memory.add(numbered(1))
         assert memory.add(numbered(1)) == [2]
         assert [s for _, s in memory] == [numbered(5), numbered(1)]
+
+
+def test_a_file_that_is_deleted_while_it_waits_to_write(encoder: FakeEncoder, path: Path) -> None:
+    with Memory(encoder, path) as memory:
+        memory.add(numbered(0))
+        with writing_elsewhere(path, path.unlink), pytest.raises(MemoryFileError, match="was deleted or moved"):
+            memory.add(numbered(1))
+        assert [s for _, s in memory] == [numbered(0)]
 
 
 def test_a_new_file_that_looks_like_the_one_before_a_fork(encoder: FakeEncoder, path: Path, tmp_path: Path) -> None:
@@ -380,3 +392,90 @@ def test_an_interrupt_while_a_fork_waits_is_raised_after_it() -> None:
     thread.join()
     with forks.unforked():  # nothing is held any more
         assert joined(forked(lambda: None)) == 0
+
+
+def test_an_interrupt_during_the_fork_itself_is_raised_after_it() -> None:
+    """Python runs the handler in the first of the hooks afterwards, and goes on to the next."""
+
+    def work() -> None:
+        spec = forks.__spec__
+        assert spec is not None and spec.loader is not None
+        os.register_at_fork(after_in_parent=partial(ctypes.CDLL(None)["raise"], signal.SIGINT))
+        fresh = importlib.util.module_from_spec(spec)  # its hooks come after that one
+        spec.loader.exec_module(fresh)
+        item, taken = fresh.ForkSafe(), []
+
+        def use() -> None:
+            with fresh.unforked():
+                taken.append(item._lock.acquire(timeout=10))
+
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        with pytest.raises(KeyboardInterrupt):
+            pid = os.fork()
+            if not pid:
+                os._exit(0)
+            time.sleep(30)
+        assert joined(pid) == 0
+        thread = threading.Thread(target=use, daemon=True)
+        thread.start()
+        thread.join(10)
+        assert taken == [True]
+
+    assert joined(forked(work)) == 0
+
+
+def test_a_fork_does_not_wait_for_what_never_succeeds(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[object] = []
+
+    class Broken(ForkSafe):
+        def suspend(self) -> None:
+            raise ValueError("never")
+
+    broken = Broken()
+    monkeypatch.setattr(sys, "unraisablehook", lambda found: told.append(type(found.exc_value)))
+    with alarm(30, TimeoutError):
+        assert joined(forked(lambda: None)) == 0
+    assert told == [ValueError]
+    with broken._lock, forks.unforked():
+        del broken
+    gc.collect()
+
+
+def test_an_interrupt_on_the_way_in_holds_up_no_fork(monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupts = iter([KeyboardInterrupt])
+
+    class Interrupted(dict[object, int]):
+        def __setitem__(self, key: object, value: int) -> None:
+            super().__setitem__(key, value)
+            for interrupt in interrupts:
+                raise interrupt
+
+    monkeypatch.setattr(forks._gate, "inside", Interrupted())
+    with pytest.raises(KeyboardInterrupt), forks.unforked():
+        pass
+    statuses: list[int] = []
+    thread = threading.Thread(target=lambda: statuses.append(joined(forked(lambda: None))), daemon=True)
+    thread.start()
+    thread.join(30)
+    assert statuses == [0]
+
+
+def test_an_interrupt_while_a_fork_closes_a_file(
+    encoder: FakeEncoder, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_back, times = handle.write_back, iter([signal.SIGINT])
+
+    def interrupted(connection: sqlite3.Connection, *, lost: bool) -> None:
+        write_back(connection, lost=lost)
+        for number in times:
+            signal.raise_signal(number)
+
+    with Memory(encoder, path) as memory:
+        memory.add(numbered(0))
+        monkeypatch.setattr(handle, "write_back", interrupted)
+        pids: list[int] = []
+        with pytest.raises(KeyboardInterrupt), alarm(30, TimeoutError):
+            pids.append(forked(lambda: None))
+            time.sleep(30)
+        assert joined(pids[0]) == 0
+        assert memory.add(numbered(1)) == [2]
