@@ -15,13 +15,14 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
 from pymetaner.errors import MemoryFileError, MemoryReadOnlyError, PymetanerError, SaveError
+from pymetaner.files import is_database
 
 __all__ = [
+    "begin_reading",
     "copy_file",
     "create_file",
     "create_in_ram",
     "held",
-    "is_database",
     "load_file",
     "log_files",
     "open_file",
@@ -148,21 +149,10 @@ def open_file(path: Path, *, read_only: bool) -> sqlite3.Connection:
 def load_file(path: Path) -> sqlite3.Connection:
     """A copy in RAM of a memory file, which is only read. Raises as `open_file` does."""
     with translated(str(path)), closing(open_file(path, read_only=True)) as connection:
+        begin_reading(connection)
         copy = _connect(":memory:")
         connection.backup(copy)
     return copy
-
-
-def is_database(path: Path) -> bool:
-    """Whether there is a file that SQLite made."""
-    if not path.is_file() or path.stat().st_size == 0:  # which SQLite would take for an empty one
-        return False
-    try:
-        with closing(_connect(_uri(path, "ro"))) as connection:
-            connection.execute("PRAGMA schema_version").fetchone()
-    except sqlite3.Error as error:
-        return "not a database" not in str(error)
-    return True
 
 
 def write_back(connection: sqlite3.Connection, *, lost: bool) -> None:
@@ -210,6 +200,15 @@ def copy_file(connection: sqlite3.Connection, path: Path) -> None:
         raise SaveError(f"{path} could not be written ({error}); what was there is untouched") from error
     except OSError as error:
         raise SaveError(f"{path} could not be written ({error}); what was there is untouched") from error
+
+
+def begin_reading(connection: sqlite3.Connection) -> None:
+    """Begins a transaction that sees one state of the file: that of now.
+
+    BEGIN alone takes none yet; and a backup would wait for ever, deaf to interrupts, for who keeps others from reading.
+    """
+    connection.execute("BEGIN")
+    connection.execute("PRAGMA data_version").fetchone()
 
 
 def _connect(database: str) -> sqlite3.Connection:

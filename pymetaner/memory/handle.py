@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pymetaner.errors import MemoryFileError, MemoryReadOnlyError
-from pymetaner.memory.file import open_file, translated, write_ahead, write_back
+from pymetaner.memory.file import begin_reading, open_file, translated, write_ahead, write_back
 from pymetaner.memory.identity import Identity
 
 __all__ = ["Handle"]
@@ -25,6 +25,7 @@ class Handle:
     Attributes:
         place: where it is, for messages.
         identity: which file is open.
+        changing: whether a change is under way, which may be taken back; who sees that is the handler of a signal.
     """
 
     def __init__(self, connection: sqlite3.Connection | None, path: Path | None, *, read_only: bool = False) -> None:
@@ -34,6 +35,7 @@ class Handle:
         self.place = "the memory in RAM" if path is None else f"the memory {path}"
         self._logging = False
         self.identity = Identity(path)
+        self.changing = False
 
     @property
     def _database(self) -> sqlite3.Connection:
@@ -53,6 +55,14 @@ class Handle:
                 "memory.save(path), then change that one, Memory(encoder, path)"
             )
 
+    def check_unchanging(self) -> None:
+        """Raises MemoryFileError in the middle of a change, where it is this thread's own."""
+        if self.changing:
+            raise MemoryFileError(
+                f"{self.place} is in the middle of a change by this thread, which a signal's handler may not change "
+                "again: do it after the handler"
+            )
+
     @contextmanager
     def reading(self) -> Iterator[None]:
         """One consistent view of the file; inside `writing()` that of the change."""
@@ -61,7 +71,7 @@ class Handle:
             return
         with translated(self.place):
             try:
-                self._database.execute("BEGIN")
+                begin_reading(self._database)
                 yield
             finally:
                 if self._database.in_transaction:
@@ -75,15 +85,19 @@ class Handle:
             MemoryFileError: if another file took the place of its own, or it was deleted, while this waited to write.
         """
         self.check_writable()
+        self.check_unchanging()
         with translated(self.place, writing=True):
             try:
                 self._begin_writing()
+                self.changing = True
                 yield
                 self._database.execute("COMMIT")
             except BaseException:
                 if self._database.in_transaction:
                     self._database.execute("ROLLBACK")
                 raise
+            finally:
+                self.changing = False
 
     def _begin_writing(self) -> None:
         try:

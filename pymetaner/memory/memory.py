@@ -263,7 +263,7 @@ class Memory(Contents):
             with self._mirror.locked() as store:
                 store.copy_to(copy)
                 places = store.places.copy()
-            memory = Memory.load(encoder, copy, rebuild=encoder.fingerprint != self.encoder.fingerprint)
+            memory = Memory.load(encoder, copy, rebuild=True)
         with memory._mirror.changing() as store:
             if not calibration:
                 store.write_note(CALIBRATION, None)

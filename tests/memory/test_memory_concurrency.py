@@ -389,6 +389,24 @@ def test_a_file_that_is_moved_while_it_is_open_has_all_when_it_is_closed(encoder
         assert len(again) == 2
 
 
+def test_another_file_in_the_middle_of_an_iteration(encoder: FakeEncoder, path: Path) -> None:
+    """A rebuild is none; but sentences of two files are never mixed."""
+    with Memory(encoder, path) as memory:
+        memory.add([numbered(i) for i in range(300)])
+        pairs = iter(memory)
+        found = [next(pairs)]
+        memory.rebuild()
+        assert [s for _, s in (*found, *pairs)] == [numbered(i) for i in range(300)]
+    with Memory(encoder, path) as memory, Memory(encoder) as other:
+        other.add([numbered(i) for i in range(1000, 1300)])
+        pairs = iter(memory)
+        next(pairs)
+        other.save(path)
+        with pytest.raises(MemoryFileError, match="replaced by another file meanwhile: try again"):
+            list(pairs)
+        assert list(memory) == list(other)
+
+
 def test_edits_by_other_programs_are_seen(encoder: FakeEncoder, path: Path) -> None:
     with Memory(encoder, path) as memory:
         memory.add([ADA, numbered(1)])

@@ -13,9 +13,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,6 +27,9 @@ from pymetaner.errors import LabelMismatchError, MemoryFileError, SaveError
 from pymetaner.forks import ForkSafe
 from pymetaner.memory import Memory, handle
 from pymetaner.memory import file as memory_file
+from pymetaner.memory import store as store_module
+from pymetaner.memory.bank import Bank
+from pymetaner.memory.store import Store
 from pymetaner.ops import CosineBank
 
 
@@ -84,10 +88,121 @@ def test_an_interrupt_in_a_removal_leaves_ids_and_vectors_together(
     with monkeypatch.context() as patch, pytest.raises(MemoryError):
         patch.setattr(CosineBank, "keep", interrupted)
         memory.remove(1)
+        len(memory)
     assert memory.ids.tolist() == [2, 3, 4]
     for i in (1, 2, 3):
         hit = memory.search(encoder.embed([numbered(i)]), 1)[0][0]
         assert (hit.id, hit.similarity) == (i + 1, 1)
+
+
+def test_what_fails_after_a_change_does_not_look_as_if_it_had_not_been_made(
+    memory: Memory, encoder: FakeEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory.add(numbered(0))
+    assert memory.types == {"PER"}
+    append = Bank.append
+
+    def interrupted(self: Bank, *rows: Any) -> None:
+        append(self, *rows)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Bank, "append", interrupted)
+        assert memory.add(labelled("Rome burned", Rome="LOC")) == [2]
+        with pytest.raises(KeyboardInterrupt):
+            len(memory)
+    assert len(memory) == 2 and memory.types == {"PER", "LOC"}
+
+
+def test_a_handler_that_looks_in_the_middle_of_a_change(
+    memory: Memory, encoder: FakeEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It finds what was there before, and may end the change, but not make one of its own in it."""
+    memory.add([numbered(0), numbered(1)])
+    memory.remove(2)
+    seen: list[object] = []
+
+    def handler(*_: object) -> None:
+        seen.append((len(memory), [s for _, s in memory], memory.types))
+        with pytest.raises(MemoryFileError, match="in the middle of a change"):
+            memory.add(numbered(99))
+        raise InterruptedError
+
+    insert = Store.insert
+
+    def interrupted(self: Store, *row: Any) -> int:
+        key = insert(self, *row)
+        signal.raise_signal(signal.SIGUSR1)
+        return key
+
+    before = signal.signal(signal.SIGUSR1, handler)
+    try:
+        with monkeypatch.context() as patch, pytest.raises(InterruptedError):
+            patch.setattr(Store, "insert", interrupted)
+            memory.add([labelled("Rome burned", Rome="LOC"), numbered(3)])
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert seen[0][:2] == (1, [numbered(0)])  # type: ignore[index]
+    assert memory.types == {"PER"}
+    assert memory.add([numbered(8), numbered(9)]) == [3, 4]
+    for i, key in ((0, 1), (8, 3), (9, 4)):
+        hit = memory.search(encoder.embed([numbered(i)]), 1)[0][0]
+        assert (hit.id, hit.sentence, hit.similarity) == (key, numbered(i), 1)
+
+
+def test_a_handler_that_searches_in_the_middle_of_a_removal(memory: Memory, encoder: FakeEncoder) -> None:
+    memory.add([numbered(0), numbered(1)])
+    queries = encoder.embed([numbered(0)])
+    refused = pytest.raises(MemoryFileError, match="in the middle of a change")
+    with alarm(30, TimeoutError), refused, memory._mirror.changing() as store:
+        store.delete([1])
+        memory.search(queries, 1)  # as the handler of a signal would
+    assert memory.search(queries, 1)[0][0].sentence == numbered(0)
+
+
+def test_copies_while_another_connection_lets_nobody_read(
+    encoder: FakeEncoder, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Memory(encoder, path) as memory:
+        memory.add(numbered(0))
+    monkeypatch.setattr(memory_file, "BUSY_SECONDS", 0.1)
+    copy = path.with_name("copy.sqlite")
+    with Memory(encoder, path) as memory, closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        for use in (lambda: memory.save(copy), lambda: memory.copy_for(encoder)):
+            with pytest.raises(MemoryFileError, match="in use elsewhere"):
+                use()
+        other.execute("ROLLBACK")
+        memory.save(copy)
+        assert len(memory.copy_for(encoder)) == len(Memory.load(encoder, copy)) == 1
+
+
+def test_what_others_add_while_a_memory_is_saved_is_not_taken_for_saved(
+    encoder: FakeEncoder, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy_file = store_module.copy_file
+    with Memory(encoder, path) as memory, Memory(encoder, path) as other:
+        memory.add(numbered(0))
+
+        def copied(connection: sqlite3.Connection, file: Path) -> None:
+            copy_file(connection, file)
+            other.add(numbered(1))
+
+        copy = path.with_name("copy.sqlite")
+        with monkeypatch.context() as patch:
+            patch.setattr(store_module, "copy_file", copied)
+            memory.save(copy)
+        assert len(Memory.load(encoder, copy)) == 1
+        memory.save(copy)
+        assert len(Memory.load(encoder, copy)) == 2
+
+
+def test_a_copy_for_an_encoder_that_was_trained_meanwhile(memory: Memory, encoder: FakeEncoder) -> None:
+    memory.add([numbered(0), numbered(1)])
+    encoder.fingerprint = "fake-2"
+    copied = memory.copy_for(encoder)
+    np.testing.assert_array_equal(copied.vectors, encoder.embed([s for _, s in copied]))
+    assert len(copied) == 2
 
 
 def test_rows_that_were_deleted_by_other_means_are_not_waited_for(encoder: FakeEncoder, path: Path) -> None:
