@@ -99,7 +99,7 @@ class FactorCache(ForkSafe):
         with self._lock:
             if state != self._state:
                 self._drop_all()
-                self._state = state
+            self._state = None  # until all is counted: what an interrupt leaves half done is dropped by the next call
             for key, windows in kept.items():
                 if sum({id(w.batch): w.batch.nbytes for w in windows}.values()) > self.cache_bytes:
                     continue
@@ -108,6 +108,7 @@ class FactorCache(ForkSafe):
                 self._count(windows, 1)
             while self._bytes > self.cache_bytes:
                 self._drop(next(iter(self._entries)))
+            self._state = state
         return kept
 
     def _count(self, windows: Sequence[WindowFactors], by: int) -> None:
@@ -126,7 +127,7 @@ class FactorCache(ForkSafe):
         self._count(self._entries.pop(key, ()), -1)
 
     def _drop_all(self) -> None:
+        self._state = None
         self._entries.clear()
         self._users.clear()
         self._bytes = 0
-        self._state = None

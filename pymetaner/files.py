@@ -1,16 +1,30 @@
-"""The names of files that several parts share, and writing one so that it is there whole or not at all."""
+"""The names of files that several parts share, writing one so that it is there whole or not at all, and telling a
+database, which nobody but SQLite may open."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import secrets
+import sqlite3
 import stat
 from pathlib import Path
 
 from pymetaner.errors import SaveError
+from pymetaner.forks import unforked
 
-__all__ = ["CHECKPOINT", "CONFIG", "MEMORY", "REPORT", "SETTINGS", "STAGE", "unfinished", "write_atomically"]
+__all__ = [
+    "CHECKPOINT",
+    "CONFIG",
+    "MEMORY",
+    "REPORT",
+    "SETTINGS",
+    "STAGE",
+    "is_database",
+    "is_readable_database",
+    "unfinished",
+    "write_atomically",
+]
 
 CONFIG, SETTINGS, MEMORY = "config.json", "pymetaner.json", "memory.sqlite"  # in a model's folder
 CHECKPOINT, REPORT = "checkpoint.safetensors", "training.json"  # in the folder of a training run
@@ -22,6 +36,29 @@ STAGE = ".saving-"
 def unfinished(path: Path) -> str:
     """How the name of a file begins that is to take the place of another."""
     return f".{path.name}-"
+
+
+def is_database(path: Path) -> bool:
+    """Whether there is a file that SQLite made; called within `unforked`, or with a memory locked.
+
+    To find out by opening it otherwise could harm a memory that this process has open: closing a file drops every lock
+    that the process holds on it (POSIX), whatever it was opened for.
+    """
+    if not path.is_file() or path.stat().st_size == 0:  # which SQLite would take for an empty one
+        return False
+    try:
+        uri = f"{path.absolute().as_uri()}?mode=ro"
+        with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=0)) as connection:
+            connection.execute("PRAGMA schema_version").fetchone()
+    except sqlite3.Error as error:
+        return "not a database" not in str(error)
+    return True
+
+
+def is_readable_database(path: Path) -> bool:
+    """Whether a file that may be read is a database; called before it is read as something else."""
+    with unforked():
+        return os.access(path, os.R_OK) and is_database(path)
 
 
 def write_atomically(path: Path, data: bytes) -> None:

@@ -11,17 +11,22 @@ from __future__ import annotations
 
 import _thread
 import os
+import signal
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from operator import methodcaller
 from typing import Any, Generic, TypeVar
 
 __all__ = ["ForkSafe", "PerObject", "anew_in_child", "unforked", "when_unforked"]
 
 Object = TypeVar("Object")
 Value = TypeVar("Value")
+
+TRIES = 100
+"""How often a fork tries to close files and take locks: it cannot be put off for ever."""
 
 
 class ForkSafe:
@@ -40,55 +45,56 @@ class ForkSafe:
 
 
 _living: weakref.WeakSet[ForkSafe] = weakref.WeakSet()
-_held: list[ForkSafe] = []
+_held: list[threading.RLock] = []
 
 
 class _Gate:
     """Any number of threads are inside, or one is forking."""
 
-    def __init__(self, inside: int = 0) -> None:
-        self.changed = threading.Condition()
-        self.inside = inside
+    def __init__(self) -> None:
+        self.lock = threading.RLock()  # taken in one step, while an interrupt may come on the way into a Condition
+        self.changed = threading.Condition(self.lock)
+        self.inside: dict[object, int] = {}  # each way in, and whose thread's it is
         self.forking: int | None = None  # the thread that is
+        self.interrupted = False  # until it is known that nothing was, between the hooks before and after
 
 
 _gate = _Gate()
-_own = threading.local()  # `depth`: how often this thread is inside
 _put_off: list[Callable[[], object]] = []
 _of_the_parent: list[Callable[[], object]] = []  # kept alive in a child: to free them would be to close them
 
 
 def _depth() -> int:
-    depth: int = getattr(_own, "depth", 0)
-    return depth
+    """How often this thread is inside."""
+    return list(_gate.inside.values()).count(threading.get_ident())
 
 
-def _enter(wait: bool) -> bool:
-    with _gate.changed:
+def _enter(way: object, *, wait: bool) -> bool:
+    with _gate.lock:
         while _gate.forking not in (None, threading.get_ident()) and not _depth():
             if not wait:
                 return False
             _gate.changed.wait()
-        _gate.inside += 1
-        _own.depth = _depth() + 1
+        _gate.inside[way] = threading.get_ident()
         return True
 
 
-def _leave() -> None:
-    with _gate.changed:
-        _gate.inside -= 1
-        _own.depth -= 1
+def _leave(way: object) -> None:
+    """Also where it is not known whether it came in: an interrupt may have been faster."""
+    with _gate.lock:
+        _gate.inside.pop(way, None)
         _gate.changed.notify_all()
 
 
 @contextmanager
 def unforked() -> Iterator[None]:
     """Within it no other thread forks: for SQLite where no `ForkSafe` object is locked."""
-    _enter(wait=True)
+    way = object()
     try:
+        _enter(way, wait=True)
         yield
     finally:
-        _leave()
+        _leave(way)
 
 
 def when_unforked(close: Callable[[], object]) -> None:
@@ -101,45 +107,59 @@ def when_unforked(close: Callable[[], object]) -> None:
 
 
 def _close_what_was_put_off() -> None:
-    while _put_off and _enter(wait=False):
-        try:
+    way = object()
+    try:
+        while _put_off and _enter(way, wait=False):
             with suppress(IndexError):  # another thread was faster
                 _put_off.pop()()
-        finally:
-            _leave()
+    finally:
+        _leave(way)
 
 
 def _before() -> None:
-    me, problem, is_ready = threading.get_ident(), None, False
-    while not is_ready:
+    me, problem, tries = threading.get_ident(), None, TRIES
+    while tries:
         try:  # Python forks whatever a hook raises, Ctrl-C while it waits, say
-            with _gate.changed:
+            with _gate.lock:
                 _gate.changed.wait_for(lambda: _gate.forking in (None, me))
                 _gate.forking = me
-                _gate.changed.wait_for(lambda: _gate.inside == _depth())
+                _gate.changed.wait_for(lambda: len(_gate.inside) == _depth())
             for item in list(_living):
-                if item not in _held:
-                    item._lock.acquire()
-                    _held.append(item)
+                if item._lock not in _held:
+                    _held.extend(filter(_acquired, [item._lock]))  # no interrupt comes between taking and noting down
                 item.suspend()
-            is_ready = True
+            tries, _gate.interrupted = 0, True
         except BaseException as error:
             problem = error
+            if isinstance(error, Exception):  # perhaps the same each time; an interrupt is not
+                tries -= 1
     if isinstance(problem, KeyboardInterrupt):
         _thread.start_new_thread(_interrupt_soon, ())
     elif problem is not None:
         raise problem
 
 
+_acquired = methodcaller("acquire")
+
+
 def _interrupt_soon() -> None:
     time.sleep(0.05)  # after the hooks, in which it would go unnoticed again
-    _thread.interrupt_main()
+    if callable(signal.getsignal(signal.SIGINT)):
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)  # which wakes it where it waits, too
+
+
+def _first_in_parent() -> None:
+    """The first Python code after a fork: what the handler of a signal raises that came meanwhile, it raises here."""
+    _gate.interrupted = False
 
 
 def _in_parent() -> None:
+    if _gate.interrupted:
+        _gate.interrupted = False
+        _thread.start_new_thread(_interrupt_soon, ())
     while _held:
-        _held.pop()._lock.release()
-    with _gate.changed:
+        _held.pop().release()
+    with _gate.lock:
         _gate.forking = None
         _gate.changed.notify_all()
     _close_what_was_put_off()
@@ -147,7 +167,9 @@ def _in_parent() -> None:
 
 def _in_child() -> None:
     global _gate
-    _gate = _Gate(_depth())
+    me, before = threading.get_ident(), _gate.inside
+    _gate = _Gate()
+    _gate.inside = {way: thread for way, thread in before.items() if thread == me}
     _of_the_parent.extend(_put_off)
     _put_off.clear()
     for item in list(_living):
@@ -157,6 +179,7 @@ def _in_child() -> None:
 
 _register: Any = getattr(os, "register_at_fork", None)  # Windows has neither fork nor this
 if _register is not None:
+    _register(after_in_parent=_first_in_parent)
     _register(before=_before, after_in_parent=_in_parent, after_in_child=_in_child)
 
 

@@ -102,14 +102,14 @@ def model_of_memory(model: MetaNER, memory: Memory, how: FineTuning, computation
         kept = _learned.kept.setdefault(memory, _Kept())
     with kept.lock:
         reading, ids = memory.version()
-        state = (model.state, reading, ids.tobytes(), how, computation.precision)
-        if kept.model is None or kept.state != state:
+        made = (model.state, reading, how, computation.precision)
+        if kept.model is None or kept.state != (made, ids.tolist()):
             kept.model = None  # the weights of two need not fit into memory
-            supports = [sentence for _, sentence in memory]
+            supports = dict(memory)
             if not supports:  # emptied while this waited
                 return model
-            kept.model = fine_tuned_model(model, supports, how, computation)
-            kept.state = state
+            kept.model = fine_tuned_model(model, list(supports.values()), how, computation)
+            kept.state = made, list(supports)  # what it learned from, which need not be what there was just before
         return kept.model
 
 

@@ -71,6 +71,27 @@ def test_it_is_learned_again_only_when_something_changed(model):
     assert learned() is not third
 
 
+def test_what_is_removed_is_not_kept_however_it_came(model, monkeypatch):
+    """A sentence that was added between looking what there is and reading it, say."""
+    memory = Memory(model)
+    memory.add(CORPUS[:6])
+    version, added = Memory.version, []
+
+    def then_added(self):
+        found = version(self)
+        if not added:
+            added.extend(self.add(CORPUS[6:]))
+        return found
+
+    how = FineTuning(lr=0.003, steps=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(Memory, "version", then_added)
+        first = model_of_memory(model, memory, how, Computation())
+    assert model_of_memory(model, memory, how, Computation()) is first
+    memory.remove(added)
+    assert model_of_memory(model, memory, how, Computation()) is not first
+
+
 def test_what_was_added_is_used_by_the_next_call(model):
     memory = Memory(model)
     memory.add(CORPUS[:3])

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from pymetaner.checks import present_device
 from pymetaner.cli.output import spinner
 from pymetaner.errors import EncoderMismatchError, InputError, MemoryFileError, SaveError, SettingError
-from pymetaner.files import CHECKPOINT, CONFIG, MEMORY, REPORT
+from pymetaner.files import CHECKPOINT, CONFIG, MEMORY, REPORT, is_readable_database
 
 if TYPE_CHECKING:
     from pymetaner.memory import Memory
@@ -164,6 +164,8 @@ def counted(count: int, noun: str, plural: str | None = None) -> str:
 def text_lines(file: str) -> Iterator[str]:
     """The lines of a UTF-8 file or of standard input, however they end, without a byte order mark."""
     name = "standard input" if file == "-" else file
+    if file != "-" and is_readable_database(Path(file)):
+        raise InputError(f"{file} is a database, a memory perhaps: give a text file, a sentence a line")
     try:
         with nullcontext(sys.stdin.buffer) if file == "-" else open(file, "rb") as stream:
             for number, data in enumerate(stream, 1):

@@ -13,10 +13,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from pymetaner.checks import path_of
 from pymetaner.errors import InputError, MemoryFileError, SaveError
+from pymetaner.files import is_database
 from pymetaner.forks import unforked
 from pymetaner.memory.bank import as_id
 from pymetaner.memory.encoder import SentenceEncoder, check_encoder, check_interface, check_types
-from pymetaner.memory.file import is_database
 from pymetaner.memory.mirror import Mirror
 from pymetaner.memory.records import key_of
 from pymetaner.memory.search import Excluded, Hit, ids_of, search
@@ -187,10 +187,17 @@ class Contents:
         return len(self.snapshot()[0])
 
     def __iter__(self) -> Iterator[tuple[int, Sentence]]:
-        """(id, sentence) of each, ascending; those added meanwhile are left out, those removed may be."""
-        ids = self.ids.tolist()
+        """(id, sentence) of each, ascending; those added meanwhile are left out, those removed may be.
+
+        Raises:
+            MemoryFileError: if another file takes the place of the memory's own meanwhile.
+        """
+        with self._mirror.current() as store:
+            file, ids = store.identity.id, self._mirror.bank.ids.tolist()
         for first in range(0, len(ids), 256):
             with self._mirror.current() as store:
+                if store.identity.id != file:
+                    raise MemoryFileError(f"{store.place} was replaced by another file meanwhile: try again")
                 found = store.fetch(ids[first : first + 256])
             yield from found.items()
 

@@ -15,20 +15,22 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
 from pymetaner.errors import MemoryFileError, MemoryReadOnlyError, PymetanerError, SaveError
+from pymetaner.files import is_database
 
 __all__ = [
-    "close_file",
+    "begin_reading",
     "copy_file",
     "copy_in_ram",
     "create_file",
     "create_in_ram",
     "held",
-    "is_database",
     "load_file",
+    "log_files",
     "open_file",
     "settle",
     "translated",
     "write_ahead",
+    "write_back",
 ]
 
 APPLICATION_ID = 0x4D4E4552
@@ -155,27 +157,25 @@ def copy_in_ram(connection: sqlite3.Connection) -> sqlite3.Connection:
 def load_file(path: Path) -> sqlite3.Connection:
     """A copy in RAM of a memory file, which is only read. Raises as `open_file` does."""
     with translated(str(path)), closing(open_file(path, read_only=True)) as connection:
+        begin_reading(connection)
         return copy_in_ram(connection)
 
 
-def is_database(path: Path) -> bool:
-    """Whether there is a file that SQLite made."""
-    if not path.is_file() or path.stat().st_size == 0:  # which SQLite would take for an empty one
-        return False
-    try:
-        with closing(_connect(_uri(path, "ro"))) as connection:
-            connection.execute("PRAGMA schema_version").fetchone()
-    except sqlite3.Error as error:
-        return "not a database" not in str(error)
-    return True
+def write_back(connection: sqlite3.Connection, *, lost: bool) -> None:
+    """Called before a connection is closed; the last writer makes the memory one plain file again.
 
-
-def close_file(connection: sqlite3.Connection) -> None:
-    """Closes a connection; the last writer makes the memory one plain file again."""
-    for statement in ("busy_timeout=0", "wal_checkpoint(TRUNCATE)", "journal_mode=DELETE"):
+    Args:
+        connection: the connection.
+        lost: its path no longer leads to its file. To leave WAL mode would delete, by name, the log of the next one.
+    """
+    for statement in ("busy_timeout=0", "wal_checkpoint(TRUNCATE)", *([] if lost else ["journal_mode=DELETE"])):
         with suppress(sqlite3.Error):  # others have it open: the last one will do it
             connection.execute(f"PRAGMA {statement}").fetchall()
-    connection.close()
+
+
+def log_files(path: Path) -> list[Path]:
+    """Where the write-ahead log of a database is, and what goes with it."""
+    return [path.with_name(path.name + ending) for ending in ("-wal", "-shm")]
 
 
 def copy_file(connection: sqlite3.Connection, path: Path) -> None:
@@ -206,6 +206,15 @@ def copy_file(connection: sqlite3.Connection, path: Path) -> None:
         raise SaveError(f"{path} could not be written ({error}); what was there is untouched") from error
     except OSError as error:
         raise SaveError(f"{path} could not be written ({error}); what was there is untouched") from error
+
+
+def begin_reading(connection: sqlite3.Connection) -> None:
+    """Begins a transaction that sees one state of the file: that of now.
+
+    BEGIN alone takes none yet; and a backup would wait for ever, deaf to interrupts, for who keeps others from reading.
+    """
+    connection.execute("BEGIN")
+    connection.execute("PRAGMA data_version").fetchone()
 
 
 def _connect(database: str) -> sqlite3.Connection:

@@ -275,7 +275,7 @@ class Memory(Contents):
             return copy
 
         memory = Memory.__new__(Memory)
-        memory._start(encoder, copied, encoder.fingerprint != self.encoder.fingerprint, progress=False)
+        memory._start(encoder, copied, renew=True, progress=False)
         return memory
 
     def rebuild(self, encoder: SentenceEncoder | None = None, *, progress: bool = False) -> None:

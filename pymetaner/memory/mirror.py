@@ -74,19 +74,20 @@ class Mirror(ForkSafe):
             LabelMismatchError: if another process added entity types that the encoder does not know.
         """
         with self.locked() as store, store.reading():
-            self._sync(store)
+            if not store.changing:  # else the rows may be taken back
+                self._sync(store)
             yield store
 
     @contextmanager
     def changing(self) -> Iterator[Store]:
-        """The store for changing, all or nothing; afterwards the bank has the changes. Raises as `current()` does."""
-        with self.locked() as store:
-            with store.writing():
-                self._sync(store)
-                self._seen = None
-                yield store
-            with store.reading():
-                self._sync(store)
+        """The store for changing, all or nothing. Raises as `current()` does.
+
+        The bank gets the changes when it is used next: what fails then must not look as if they had not been made.
+        """
+        with self.locked() as store, store.writing():
+            self._sync(store)
+            self._seen = None
+            yield store
 
     def restart(self, encoder: SentenceEncoder) -> None:
         """Goes on with the encoder of a store that was rebuilt."""
@@ -96,7 +97,10 @@ class Mirror(ForkSafe):
     def types(self, store: Store) -> frozenset[str]:
         """The entity types of all sentences."""
         if self._types is None:
-            self._types = store.types()
+            types = store.types()
+            if store.changing:
+                return types
+            self._types = types
         return self._types
 
     def fetch(self, store: Store, ids: Iterable[int]) -> dict[int, Sentence]:
@@ -104,6 +108,7 @@ class Mirror(ForkSafe):
         found: dict[int, Sentence | None] = {key: self._cache.pop(key, None) for key in ids}
         read = store.fetch(key for key, sentence in found.items() if sentence is None)
         if any(sentence is None and key not in read and key in self.bank for key, sentence in found.items()):
+            store.check_unchanging()
             self.bank = self.bank.kept(store.ids())  # deleted by other means than a memory's, which count removals
         sentences = {key: sentence or read[key] for key, sentence in found.items() if sentence or key in read}
         self._cache.update(sentences)  # behind the others: the front is what was asked for longest ago
@@ -137,7 +142,7 @@ class Mirror(ForkSafe):
             self.bank = self.bank.kept(store.ids())
         for rows in store.rows(self.bank.last, facts.dim):
             check_types(self.encoder, rows.types, store.place)
-            self.bank.append(rows.ids, rows.vectors)
             if self._types is not None:
-                self._types |= rows.types
+                self._types |= rows.types  # first: an interrupt may come between, and these rows are not read again
+            self.bank.append(rows.ids, rows.vectors)
         self.facts, self._seen = facts, version

@@ -5,27 +5,15 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Set
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pymetaner.errors import MemoryFileError, MemoryReadOnlyError
-from pymetaner.memory.file import (
-    close_file,
-    copy_file,
-    copy_in_ram,
-    create_file,
-    create_in_ram,
-    held,
-    load_file,
-    open_file,
-    translated,
-    write_ahead,
-)
-from pymetaner.memory.identity import Identity
+from pymetaner.errors import MemoryFileError
+from pymetaner.memory.file import copy_file, copy_in_ram, create_file, create_in_ram, held, load_file
+from pymetaner.memory.handle import Handle
 from pymetaner.memory.places import Places
 from pymetaner.memory.records import CHECKSUM_BYTES, Key, Record, unpack
 from pymetaner.memory.rows import Rows, all_types, as_rows, sealed
@@ -56,30 +44,20 @@ class Facts(NamedTuple):
     removals: int = 0
 
 
-class Store:
+class Store(Handle):
     """A memory's database. Not for two threads at once.
 
-    Every other method is to be called inside `reading()` or `writing()`, which see one state of the file throughout
-    and turn SQLite's errors into those of pymetaner.
+    Where nothing else is said, a method is to be called inside `reading()` or `writing()`, which see one state of the
+    file throughout and turn SQLite's errors into those of pymetaner.
 
-    Args:
-        connection: the database; None for that of a file that is still to be opened, by `resume`.
-        path: its file, None if it is in RAM.
-        read_only: refuse to write.
+    Args: those of `Handle`.
 
     Attributes:
-        place: where it is, for messages.
-        identity: which file is open.
         places: the files that it was read from or saved to.
     """
 
     def __init__(self, connection: sqlite3.Connection | None, path: Path | None, *, read_only: bool = False) -> None:
-        self._connection = connection
-        self.path = path
-        self.read_only = read_only
-        self.place = "the memory in RAM" if path is None else f"the memory {path}"
-        self._logging = False
-        self.identity = Identity(path)
+        super().__init__(connection, path, read_only=read_only)
         self.places = Places()
 
     @classmethod
@@ -116,78 +94,6 @@ class Store:
         with store.reading():
             store.places.remember(path, store._database)
         return store
-
-    @property
-    def _database(self) -> sqlite3.Connection:
-        assert self._connection is not None, "the store is closed, or suspended"
-        return self._connection
-
-    def check_writable(self) -> None:
-        """Raises MemoryReadOnlyError if it is for reading only, MemoryFileError if its file was deleted."""
-        if self.read_only:
-            raise MemoryReadOnlyError(
-                f"{self.place} is open for reading only: make a copy with memory.save(path), "
-                "then change that one, Memory(encoder, path)"
-            )
-        if self.path is not None and not self.path.exists():
-            raise MemoryFileError(
-                f"{self.place} was deleted or moved meanwhile: write what it held to a new file with "
-                "memory.save(path), then change that one, Memory(encoder, path)"
-            )
-
-    @contextmanager
-    def reading(self) -> Iterator[None]:
-        """One consistent view of the file; inside `writing()` that of the change."""
-        if self._database.in_transaction:
-            yield
-            return
-        with translated(self.place):
-            try:
-                self._database.execute("BEGIN")
-                yield
-            finally:
-                if self._database.in_transaction:
-                    self._database.execute("COMMIT")
-
-    @contextmanager
-    def writing(self) -> Iterator[None]:
-        """All or nothing: an error inside takes back every change; at the end the changes are on disk.
-
-        Raises:
-            MemoryFileError: if another file took the place of its own while this waited to write.
-        """
-        self.check_writable()
-        with translated(self.place, writing=True):
-            try:
-                self._begin_writing()
-                yield
-                self._database.execute("COMMIT")
-            except BaseException:
-                if self._database.in_transaction:
-                    self._database.execute("ROLLBACK")
-                raise
-
-    def _begin_writing(self) -> None:
-        try:
-            if not self._logging:
-                write_ahead(self._database)
-                self._logging = True
-            self._database.execute("BEGIN IMMEDIATE")
-        except sqlite3.Error:
-            self._check_not_replaced()  # which SQLite notices too, and refuses to write
-            raise
-        self._check_not_replaced()
-
-    def _check_not_replaced(self) -> None:
-        if self.identity.replaced:
-            raise MemoryFileError(
-                f"{self.place} was replaced by another file while this waited to write there; nothing was written: "
-                "try again"
-            )
-
-    def version(self) -> int:
-        """A number that changes when, and only when, another connection has changed the file."""
-        return int(self._database.execute("PRAGMA data_version").fetchone()[0])
 
     def note(self, key: str) -> str | None:
         """What was noted down under a key beside the facts."""
@@ -331,34 +237,5 @@ class Store:
         if not self.is_at(path):
             self.places.check(path)
 
-    def is_at(self, path: Path) -> bool:
-        """Whether a path leads to its own file."""
-        return self.path is not None and path.exists() and self.path.exists() and path.samefile(self.path)
-
-    def close(self) -> None:
-        """Ends the connection."""
-        if self._connection is not None:
-            close_file(self._connection)
-            self._connection = None
-
-    @property
-    def suspended(self) -> bool:
-        """Whether the connection was closed by `suspend`."""
-        return self._connection is None
-
-    def suspend(self) -> None:
-        """Closes the connection of a file until `resume`; not in the middle of a transaction."""
-        if self.path is not None and self._connection is not None and not self._connection.in_transaction:
-            self.close()
-            self.identity.closed()
-
     def _damaged(self, what: str) -> MemoryFileError:
         return MemoryFileError(f"{self.place} is damaged ({what}): restore it from a copy")
-
-    def resume(self) -> bool:
-        """Opens it; False if there may be another file now, so that nothing known of the old one holds."""
-        assert self.path is not None
-        same = self.identity.opening()
-        self._connection = open_file(self.path, read_only=self.read_only)
-        self._logging = False
-        return same

@@ -16,7 +16,7 @@ from typing import Literal, get_args
 
 from pymetaner.checks import path_of, truth
 from pymetaner.errors import DataError, EmptyDataError, SettingError
-from pymetaner.files import write_atomically
+from pymetaner.files import is_readable_database, write_atomically
 from pymetaner.progress import track
 from pymetaner.readers.columns import find_delimiter, read_columns, sentence_to_columns, usual_width
 from pymetaner.readers.corpus import Corpus
@@ -144,9 +144,12 @@ def write(path: str | os.PathLike[str], sentences: Iterable[Sentence], format: F
 
 def _decode(path: str, encoding: str) -> str:
     try:
-        data = Path(path).read_bytes()
+        database = is_readable_database(Path(path))
+        data = b"" if database else Path(path).read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}): give a file of labelled sentences") from error
+    if database:
+        raise DataError(f"{path}: this is a database, a memory perhaps: give a text file, e.g. from `memory.export`")
     if data.startswith((b"\xff\xfe", b"\xfe\xff")) and encoding == "utf-8":
         wide = "utf-32" if data.startswith((b"\xff\xfe\0\0", b"\0\0\xfe\xff")) else "utf-16"
         raise DataError(f"{path}:1: the file is {wide} by its first bytes: give encoding={wide!r}, or convert it")

@@ -73,6 +73,26 @@ def test_what_changes_factors_empties_the_cache(change):
     assert largest_difference(found, batched(model, TASKS, inner, **computation)) < near
 
 
+def test_an_interrupt_leaves_a_cache_that_goes_on(monkeypatch):
+    model, cache = model_of("bert"), FactorCache()
+    supports_computed(model, SGD, cache)
+    full, count = cache.nbytes, FactorCache._count
+    cache.cache_bytes = full // 2
+
+    def interrupted(self, windows, by):
+        if by < 0:
+            raise KeyboardInterrupt
+        count(self, windows, by)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(FactorCache, "_count", interrupted)
+        supports_computed(model, InnerStep(lr=0.1, lambda_max=1.0), cache)
+    cache.cache_bytes = full
+    _, found = supports_computed(model, SGD, cache)
+    assert cache.nbytes == full
+    assert largest_difference(found, batched(model, TASKS, SGD)) < 1e-5
+
+
 def test_the_least_recently_used_goes_first():
     model = model_of("bert")
     whole = FactorCache()

@@ -342,6 +342,71 @@ def test_another_file_in_the_middle_of_a_search(encoder: FakeEncoder, path: Path
         assert (hit.id, hit.sentence, hit.similarity) == (2, ADA, 1)
 
 
+def test_an_old_handle_of_a_deleted_file_leaves_the_next_one_alone(encoder: FakeEncoder, path: Path) -> None:
+    """It must not delete, by name, the log of the file that came after its own."""
+    old = [Memory(encoder, path) for _ in range(2)]
+    old[0].add(ADA)
+    for file in list(path.parent.iterdir()):
+        file.unlink()
+    new = Memory(encoder, path)
+    new.add([numbered(1), numbered(2)])
+    assert len(old[0]) == 2, "it reads the new file from now on"
+    old[1].close()
+    old[0].close()
+    with Memory(FakeEncoder(), path) as other:
+        assert other.ids.tolist() == [1, 2] and other.add(numbered(3)) == [3]
+    assert new.add(numbered(4)) == [4]
+    new.close()
+    with Memory(encoder, path) as again:
+        assert [s for _, s in again] == [numbered(i) for i in (1, 2, 3, 4)]
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def test_a_file_that_is_renamed_over_one_that_two_have_open(encoder: FakeEncoder, path: Path) -> None:
+    """The log of the old file must not become that of the new one."""
+    new = path.with_name("new.sqlite")
+    with Memory(encoder, new) as other:
+        other.add([numbered(10), numbered(11)])
+    with Memory(encoder, path) as first, Memory(encoder, path) as second:
+        first.add([ADA, numbered(1), numbered(2)])
+        assert len(second) == 3
+        os.replace(new, path)
+        for memory, i in ((first, 12), (second, 13), (first, 14)):
+            assert memory.add(numbered(i)) == [i - 9]
+            assert [s for _, s in memory] == [numbered(j) for j in range(10, i + 1)]
+    with Memory(encoder, path) as again:
+        assert [s for _, s in again] == [numbered(i) for i in range(10, 15)]
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def test_a_file_that_is_moved_while_it_is_open_has_all_when_it_is_closed(encoder: FakeEncoder, path: Path) -> None:
+    memory = Memory(encoder, path)
+    memory.add([ADA, numbered(1)])
+    moved = path.rename(path.with_name("moved.sqlite"))
+    memory.close()
+    assert [p.name for p in path.parent.iterdir()] == [moved.name]
+    with Memory(encoder, moved) as again:
+        assert len(again) == 2
+
+
+def test_another_file_in_the_middle_of_an_iteration(encoder: FakeEncoder, path: Path) -> None:
+    """A rebuild is none; but sentences of two files are never mixed."""
+    with Memory(encoder, path) as memory:
+        memory.add([numbered(i) for i in range(300)])
+        pairs = iter(memory)
+        found = [next(pairs)]
+        memory.rebuild()
+        assert [s for _, s in (*found, *pairs)] == [numbered(i) for i in range(300)]
+    with Memory(encoder, path) as memory, Memory(encoder) as other:
+        other.add([numbered(i) for i in range(1000, 1300)])
+        pairs = iter(memory)
+        next(pairs)
+        other.save(path)
+        with pytest.raises(MemoryFileError, match="replaced by another file meanwhile: try again"):
+            list(pairs)
+        assert list(memory) == list(other)
+
+
 def test_edits_by_other_programs_are_seen(encoder: FakeEncoder, path: Path) -> None:
     with Memory(encoder, path) as memory:
         memory.add([ADA, numbered(1)])

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from memory_fakes import FakeEncoder, labelled
 
-from pymetaner.errors import DataError, LabelMismatchError, SaveError
+from pymetaner.cli.loading import text_lines
+from pymetaner.errors import DataError, InputError, LabelMismatchError, SaveError
 from pymetaner.memory import Memory
 from pymetaner.sentence import Sentence
 from pymetaner.words import regroup
@@ -58,6 +61,20 @@ def test_a_bad_file_changes_nothing(memory: Memory, tmp_path: Path) -> None:
         with pytest.raises(error):
             memory.import_file(tmp_path / "bad.conll")
     assert len(memory) == 3
+
+
+def test_a_memory_is_not_read_as_text(encoder: FakeEncoder, path: Path) -> None:
+    """To open and close its file would drop the process's locks on it: to others nobody would seem to use it."""
+    leave_wal = "import sqlite3, sys; print(*sqlite3.connect(sys.argv[1], 0).execute('PRAGMA journal_mode=DELETE'))"
+    with Memory(encoder, path) as memory:
+        memory.add(SENTENCES)
+        with pytest.raises(DataError, match="is a database"):
+            memory.import_file(path)
+        with pytest.raises(InputError, match="is a database"):
+            list(text_lines(str(path)))
+        other = subprocess.run([sys.executable, "-c", leave_wal, path], capture_output=True, text=True)
+        assert "database is locked" in other.stderr
+        assert len(memory) == len(SENTENCES)
 
 
 def test_export_where_nothing_can_be_written(memory: Memory, tmp_path: Path) -> None:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
+import importlib.util
 import os
 import shutil
 import signal
 import sqlite3
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,8 +25,11 @@ from memory_fakes import FakeEncoder, edit, forked, joined, labelled, numbered
 from pymetaner import forks
 from pymetaner.errors import LabelMismatchError, MemoryFileError, SaveError
 from pymetaner.forks import ForkSafe
-from pymetaner.memory import Memory
+from pymetaner.memory import Memory, handle
 from pymetaner.memory import file as memory_file
+from pymetaner.memory import store as store_module
+from pymetaner.memory.bank import Bank
+from pymetaner.memory.store import Store
 from pymetaner.ops import CosineBank
 
 
@@ -80,10 +88,121 @@ def test_an_interrupt_in_a_removal_leaves_ids_and_vectors_together(
     with monkeypatch.context() as patch, pytest.raises(MemoryError):
         patch.setattr(CosineBank, "keep", interrupted)
         memory.remove(1)
+        len(memory)
     assert memory.ids.tolist() == [2, 3, 4]
     for i in (1, 2, 3):
         hit = memory.search(encoder.embed([numbered(i)]), 1)[0][0]
         assert (hit.id, hit.similarity) == (i + 1, 1)
+
+
+def test_what_fails_after_a_change_does_not_look_as_if_it_had_not_been_made(
+    memory: Memory, encoder: FakeEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory.add(numbered(0))
+    assert memory.types == {"PER"}
+    append = Bank.append
+
+    def interrupted(self: Bank, *rows: Any) -> None:
+        append(self, *rows)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Bank, "append", interrupted)
+        assert memory.add(labelled("Rome burned", Rome="LOC")) == [2]
+        with pytest.raises(KeyboardInterrupt):
+            len(memory)
+    assert len(memory) == 2 and memory.types == {"PER", "LOC"}
+
+
+def test_a_handler_that_looks_in_the_middle_of_a_change(
+    memory: Memory, encoder: FakeEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It finds what was there before, and may end the change, but not make one of its own in it."""
+    memory.add([numbered(0), numbered(1)])
+    memory.remove(2)
+    seen: list[object] = []
+
+    def handler(*_: object) -> None:
+        seen.append((len(memory), [s for _, s in memory], memory.types))
+        with pytest.raises(MemoryFileError, match="in the middle of a change"):
+            memory.add(numbered(99))
+        raise InterruptedError
+
+    insert = Store.insert
+
+    def interrupted(self: Store, *row: Any) -> int:
+        key = insert(self, *row)
+        signal.raise_signal(signal.SIGUSR1)
+        return key
+
+    before = signal.signal(signal.SIGUSR1, handler)
+    try:
+        with monkeypatch.context() as patch, pytest.raises(InterruptedError):
+            patch.setattr(Store, "insert", interrupted)
+            memory.add([labelled("Rome burned", Rome="LOC"), numbered(3)])
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert seen[0][:2] == (1, [numbered(0)])  # type: ignore[index]
+    assert memory.types == {"PER"}
+    assert memory.add([numbered(8), numbered(9)]) == [3, 4]
+    for i, key in ((0, 1), (8, 3), (9, 4)):
+        hit = memory.search(encoder.embed([numbered(i)]), 1)[0][0]
+        assert (hit.id, hit.sentence, hit.similarity) == (key, numbered(i), 1)
+
+
+def test_a_handler_that_searches_in_the_middle_of_a_removal(memory: Memory, encoder: FakeEncoder) -> None:
+    memory.add([numbered(0), numbered(1)])
+    queries = encoder.embed([numbered(0)])
+    refused = pytest.raises(MemoryFileError, match="in the middle of a change")
+    with alarm(30, TimeoutError), refused, memory._mirror.changing() as store:
+        store.delete([1])
+        memory.search(queries, 1)  # as the handler of a signal would
+    assert memory.search(queries, 1)[0][0].sentence == numbered(0)
+
+
+def test_copies_while_another_connection_lets_nobody_read(
+    encoder: FakeEncoder, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Memory(encoder, path) as memory:
+        memory.add(numbered(0))
+    monkeypatch.setattr(memory_file, "BUSY_SECONDS", 0.1)
+    copy = path.with_name("copy.sqlite")
+    with Memory(encoder, path) as memory, closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        for use in (lambda: memory.save(copy), lambda: memory.copy_for(encoder)):
+            with pytest.raises(MemoryFileError, match="in use elsewhere"):
+                use()
+        other.execute("ROLLBACK")
+        memory.save(copy)
+        assert len(memory.copy_for(encoder)) == len(Memory.load(encoder, copy)) == 1
+
+
+def test_what_others_add_while_a_memory_is_saved_is_not_taken_for_saved(
+    encoder: FakeEncoder, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy_file = store_module.copy_file
+    with Memory(encoder, path) as memory, Memory(encoder, path) as other:
+        memory.add(numbered(0))
+
+        def copied(connection: sqlite3.Connection, file: Path) -> None:
+            copy_file(connection, file)
+            other.add(numbered(1))
+
+        copy = path.with_name("copy.sqlite")
+        with monkeypatch.context() as patch:
+            patch.setattr(store_module, "copy_file", copied)
+            memory.save(copy)
+        assert len(Memory.load(encoder, copy)) == 1
+        memory.save(copy)
+        assert len(Memory.load(encoder, copy)) == 2
+
+
+def test_a_copy_for_an_encoder_that_was_trained_meanwhile(memory: Memory, encoder: FakeEncoder) -> None:
+    memory.add([numbered(0), numbered(1)])
+    encoder.fingerprint = "fake-2"
+    copied = memory.copy_for(encoder)
+    np.testing.assert_array_equal(copied.vectors, encoder.embed([s for _, s in copied]))
+    assert len(copied) == 2
 
 
 def test_rows_that_were_deleted_by_other_means_are_not_waited_for(encoder: FakeEncoder, path: Path) -> None:
@@ -165,6 +284,14 @@ def test_another_file_while_it_waits_to_write(encoder: FakeEncoder, path: Path, 
             memory.add(numbered(1))
         assert memory.add(numbered(1)) == [2]
         assert [s for _, s in memory] == [numbered(5), numbered(1)]
+
+
+def test_a_file_that_is_deleted_while_it_waits_to_write(encoder: FakeEncoder, path: Path) -> None:
+    with Memory(encoder, path) as memory:
+        memory.add(numbered(0))
+        with writing_elsewhere(path, path.unlink), pytest.raises(MemoryFileError, match="was deleted or moved"):
+            memory.add(numbered(1))
+        assert [s for _, s in memory] == [numbered(0)]
 
 
 def test_a_new_file_that_looks_like_the_one_before_a_fork(encoder: FakeEncoder, path: Path, tmp_path: Path) -> None:
@@ -380,3 +507,90 @@ def test_an_interrupt_while_a_fork_waits_is_raised_after_it() -> None:
     thread.join()
     with forks.unforked():  # nothing is held any more
         assert joined(forked(lambda: None)) == 0
+
+
+def test_an_interrupt_during_the_fork_itself_is_raised_after_it() -> None:
+    """Python runs the handler in the first of the hooks afterwards, and goes on to the next."""
+
+    def work() -> None:
+        spec = forks.__spec__
+        assert spec is not None and spec.loader is not None
+        os.register_at_fork(after_in_parent=partial(ctypes.CDLL(None)["raise"], signal.SIGINT))
+        fresh = importlib.util.module_from_spec(spec)  # its hooks come after that one
+        spec.loader.exec_module(fresh)
+        item, taken = fresh.ForkSafe(), []
+
+        def use() -> None:
+            with fresh.unforked():
+                taken.append(item._lock.acquire(timeout=10))
+
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        with pytest.raises(KeyboardInterrupt):
+            pid = os.fork()
+            if not pid:
+                os._exit(0)
+            time.sleep(30)
+        assert joined(pid) == 0
+        thread = threading.Thread(target=use, daemon=True)
+        thread.start()
+        thread.join(10)
+        assert taken == [True]
+
+    assert joined(forked(work)) == 0
+
+
+def test_a_fork_does_not_wait_for_what_never_succeeds(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[object] = []
+
+    class Broken(ForkSafe):
+        def suspend(self) -> None:
+            raise ValueError("never")
+
+    broken = Broken()
+    monkeypatch.setattr(sys, "unraisablehook", lambda found: told.append(type(found.exc_value)))
+    with alarm(30, TimeoutError):
+        assert joined(forked(lambda: None)) == 0
+    assert told == [ValueError]
+    with broken._lock, forks.unforked():
+        del broken
+    gc.collect()
+
+
+def test_an_interrupt_on_the_way_in_holds_up_no_fork(monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupts = iter([KeyboardInterrupt])
+
+    class Interrupted(dict[object, int]):
+        def __setitem__(self, key: object, value: int) -> None:
+            super().__setitem__(key, value)
+            for interrupt in interrupts:
+                raise interrupt
+
+    monkeypatch.setattr(forks._gate, "inside", Interrupted())
+    with pytest.raises(KeyboardInterrupt), forks.unforked():
+        pass
+    statuses: list[int] = []
+    thread = threading.Thread(target=lambda: statuses.append(joined(forked(lambda: None))), daemon=True)
+    thread.start()
+    thread.join(30)
+    assert statuses == [0]
+
+
+def test_an_interrupt_while_a_fork_closes_a_file(
+    encoder: FakeEncoder, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_back, times = handle.write_back, iter([signal.SIGINT])
+
+    def interrupted(connection: sqlite3.Connection, *, lost: bool) -> None:
+        write_back(connection, lost=lost)
+        for number in times:
+            signal.raise_signal(number)
+
+    with Memory(encoder, path) as memory:
+        memory.add(numbered(0))
+        monkeypatch.setattr(handle, "write_back", interrupted)
+        pids: list[int] = []
+        with pytest.raises(KeyboardInterrupt), alarm(30, TimeoutError):
+            pids.append(forked(lambda: None))
+            time.sleep(30)
+        assert joined(pids[0]) == 0
+        assert memory.add(numbered(1)) == [2]
