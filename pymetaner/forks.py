@@ -17,6 +17,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from operator import methodcaller
 from typing import Any, Generic, TypeVar
 
@@ -57,7 +58,6 @@ class _Gate:
         self.inside: dict[object, int] = {}  # each way in, and whose thread's it is
         self.forking: int | None = None  # the thread that is
         self.interrupted = False  # by Ctrl-C, while a hook waited
-        self.undisturbed = True  # by a signal between the hooks before and after
 
 
 _gate = _Gate()
@@ -129,7 +129,7 @@ def _before() -> None:
                 if item._lock not in _held:
                     _held.extend(filter(_acquired, [item._lock]))  # no interrupt comes between taking and noting down
                 item.suspend()
-            tries, _gate.undisturbed = 0, False
+            tries = 0
         except KeyboardInterrupt:
             _gate.interrupted = True
         except BaseException as error:
@@ -149,16 +149,14 @@ def _interrupt_soon() -> None:
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)  # which wakes it where it waits, too
 
 
-def _first_in_parent() -> None:
-    """The first Python code after a fork: what the handler of a signal raises that came meanwhile, it raises here."""
-    _gate.undisturbed = True
-
-
-def _in_parent() -> None:
+def _in_parent(again: bool) -> None:
+    """Called twice: the first may end as it begins, where the handler of a signal raises that came during the fork."""
+    if _gate.forking != threading.get_ident():
+        return
     while _held:
         _held.pop().release()
     with _gate.lock:
-        interrupted = _gate.interrupted or not _gate.undisturbed
+        interrupted = _gate.interrupted or again
         _gate.interrupted, _gate.forking = False, None
         _gate.changed.notify_all()
     try:
@@ -182,8 +180,8 @@ def _in_child() -> None:
 
 _register: Any = getattr(os, "register_at_fork", None)  # Windows has neither fork nor this
 if _register is not None:
-    _register(after_in_parent=_first_in_parent)
-    _register(before=_before, after_in_parent=_in_parent, after_in_child=_in_child)
+    _register(before=_before, after_in_parent=partial(_in_parent, again=False), after_in_child=_in_child)
+    _register(after_in_parent=partial(_in_parent, again=True))
 
 
 def anew_in_child(begin: Callable[[], None]) -> None:
