@@ -17,6 +17,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from operator import methodcaller
 from typing import Any, Generic, TypeVar
 
@@ -56,7 +57,7 @@ class _Gate:
         self.changed = threading.Condition(self.lock)
         self.inside: dict[object, int] = {}  # each way in, and whose thread's it is
         self.forking: int | None = None  # the thread that is
-        self.interrupted = False  # until it is known that nothing was, between the hooks before and after
+        self.interrupted = False  # by Ctrl-C, while a hook waited
 
 
 _gate = _Gate()
@@ -128,14 +129,14 @@ def _before() -> None:
                 if item._lock not in _held:
                     _held.extend(filter(_acquired, [item._lock]))  # no interrupt comes between taking and noting down
                 item.suspend()
-            tries, _gate.interrupted = 0, True
+            tries = 0
+        except KeyboardInterrupt:
+            _gate.interrupted = True
         except BaseException as error:
             problem = error
-            if isinstance(error, Exception):  # perhaps the same each time; an interrupt is not
+            if isinstance(error, Exception):  # perhaps the same each time; the end of the program is not
                 tries -= 1
-    if isinstance(problem, KeyboardInterrupt):
-        _thread.start_new_thread(_interrupt_soon, ())
-    elif problem is not None:
+    if problem is not None:
         raise problem
 
 
@@ -143,26 +144,26 @@ _acquired = methodcaller("acquire")
 
 
 def _interrupt_soon() -> None:
-    time.sleep(0.05)  # after the hooks, in which it would go unnoticed again
+    time.sleep(0.05)  # after the last of the hooks, in which it would go unnoticed again
     if callable(signal.getsignal(signal.SIGINT)):
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)  # which wakes it where it waits, too
 
 
-def _first_in_parent() -> None:
-    """The first Python code after a fork: what the handler of a signal raises that came meanwhile, it raises here."""
-    _gate.interrupted = False
-
-
-def _in_parent() -> None:
-    if _gate.interrupted:
-        _gate.interrupted = False
-        _thread.start_new_thread(_interrupt_soon, ())
+def _in_parent(again: bool) -> None:
+    """Called twice: the first may end as it begins, where the handler of a signal raises that came during the fork."""
+    if _gate.forking != threading.get_ident():
+        return
     while _held:
         _held.pop().release()
     with _gate.lock:
-        _gate.forking = None
+        interrupted = _gate.interrupted or again
+        _gate.interrupted, _gate.forking = False, None
         _gate.changed.notify_all()
-    _close_what_was_put_off()
+    try:
+        _close_what_was_put_off()
+    finally:
+        if interrupted:
+            _thread.start_new_thread(_interrupt_soon, ())
 
 
 def _in_child() -> None:
@@ -179,8 +180,8 @@ def _in_child() -> None:
 
 _register: Any = getattr(os, "register_at_fork", None)  # Windows has neither fork nor this
 if _register is not None:
-    _register(after_in_parent=_first_in_parent)
-    _register(before=_before, after_in_parent=_in_parent, after_in_child=_in_child)
+    _register(before=_before, after_in_parent=partial(_in_parent, again=False), after_in_child=_in_child)
+    _register(after_in_parent=partial(_in_parent, again=True))
 
 
 def anew_in_child(begin: Callable[[], None]) -> None:
