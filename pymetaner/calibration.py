@@ -28,12 +28,12 @@ from pymetaner.engine import (
     fine_tuned_logits,
     fine_tuned_model,
 )
-from pymetaner.errors import EmptyDataError, NumericsError
+from pymetaner.errors import EmptyDataError, NumericsError, SettingError, UnsupportedModelError
 from pymetaner.knn import bank_of, fused
 from pymetaner.learning import SupportCount, learning_of
 from pymetaner.memory import Memory
 from pymetaner.model import MetaNER
-from pymetaner.network import adapted_groups
+from pymetaner.network import adapted_groups, check_trainable
 from pymetaner.progress import track
 from pymetaner.sampling import spread
 from pymetaner.scoring import Score, score, sentence_counts
@@ -183,7 +183,7 @@ def calibrate(
     plain = trials.plain_trial
     tried = [plain]
     from_all: Trial | None = None
-    if "all" in ks and len(memory) <= most_for_all:
+    if "all" in ks and len(memory) <= most_for_all and (_can_learn(model) or not numbers):
         how = learning_of(model, memory, k="all").inner
         assert isinstance(how, FineTuning)
         with suppress(NumericsError):  # steps so large are no choice, and numbers of supports stand in for them
@@ -208,6 +208,14 @@ def calibrate(
 
 
 _Choice = tuple[SupportCount, InnerStep | FineTuning | None, float]
+
+
+def _can_learn(model: MetaNER) -> bool:
+    try:
+        check_trainable(model.network, model.settings.freeze_layers)
+    except (SettingError, UnsupportedModelError):
+        return False
+    return True
 
 
 def _choice(trial: Trial) -> _Choice:

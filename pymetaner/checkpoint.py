@@ -85,7 +85,13 @@ def find(model: str | PathLike[str], **hub: Any) -> Path:
 
 
 def load(
-    cls: type[Model], folder: Path, *, labels: Sequence[str] | None, dtype: torch.dtype, device: torch.device | str
+    cls: type[Model],
+    folder: Path,
+    *,
+    labels: Sequence[str] | None,
+    dtype: torch.dtype,
+    device: torch.device | str,
+    with_memory: bool = True,
 ) -> Model:
     """The model of a local folder, on a device."""
     config = _read_config(folder)
@@ -99,7 +105,7 @@ def load(
     with borrowed_view(network, settings.freeze_layers):
         pass  # refuses layers that cannot be read; what it found out is kept
     model.to(device)
-    if (folder / MEMORY).exists():
+    if with_memory and (folder / MEMORY).exists():
         try:
             model.memory = Memory.load(model, folder / MEMORY)
         except EncoderMismatchError:

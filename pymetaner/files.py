@@ -47,11 +47,14 @@ def is_database(path: Path) -> bool:
     if not path.is_file() or path.stat().st_size == 0:  # which SQLite would take for an empty one
         return False
     try:
-        uri = f"{path.absolute().as_uri()}?mode=ro"
-        with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=0)) as connection:
+        connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=0)
+    except sqlite3.Error:  # a path that is too long for SQLite, say: no memory is open there
+        return False
+    with contextlib.closing(connection):
+        try:
             connection.execute("PRAGMA schema_version").fetchone()
-    except sqlite3.Error as error:
-        return "not a database" not in str(error)
+        except sqlite3.Error as error:
+            return "not a database" not in str(error)
     return True
 
 

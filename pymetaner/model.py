@@ -136,7 +136,7 @@ class MetaNER(nn.Module, ModelHubMixin):
             pretrained_model_name_or_path: a local folder, or the id of a hub repository.
             labels: the tag of each logit, for a checkpoint whose config does not name them.
             dtype: the type of the weights, of floating point; if it rounds them, a memory saved with the model is
-                embedded anew.
+                embedded anew, and has no calibration any more.
             device: where to put them.
             revision: branch, tag or commit of a hub repository.
             token: access token for a private hub repository.

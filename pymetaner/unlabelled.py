@@ -10,6 +10,7 @@ from pymetaner.engine import Computation, FineTuning, Precision, fine_tuned_mode
 from pymetaner.errors import EmptyDataError
 from pymetaner.inputs import as_sentences
 from pymetaner.learning import step_size
+from pymetaner.network import check_trainable
 from pymetaner.sampling import spread
 from pymetaner.tagger import tag
 
@@ -99,6 +100,7 @@ def self_train(
         >>> italian.save_pretrained("italian")  # doctest: +SKIP
     """
     check_model(model)
+    check_trainable(model.network, model.settings.freeze_layers)
     if len(model.memory):
         model.memory.check(model)  # before the work, since the new model gets a copy
     rate = step_size(model, lr, "adamw")

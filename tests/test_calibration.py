@@ -263,3 +263,14 @@ def test_a_callers_autocast_changes_nothing(model):
     with torch.autocast("cpu", torch.bfloat16):
         found = calibrate(model, ks=(2,), lrs=(0.1,))
     assert found == expected
+
+
+def test_weights_that_cannot_learn_leave_the_numbers_of_supports(model):
+    memory = Memory(model)
+    memory.add(CORPUS)
+    half = model_of("bert").half()
+    half.memory.add(CORPUS)
+    found = calibrate(half, lrs=(0.1,))
+    assert {trial.k for trial in found.trials} == {0, 2, 4}
+    with pytest.raises(SettingError, match="float16"):
+        calibrate(half, ks=("all",))

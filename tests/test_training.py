@@ -374,7 +374,7 @@ def test_a_finished_run_is_taken_over_and_another_not_overwritten_unasked(tmp_pa
     with pytest.raises(ModelFileError, match="is damaged"):
         train(model_of("bert"), CORPUS, tmp_path, settings=few)
     (tmp_path / REPORT).unlink()
-    with pytest.raises(SettingError, match="a model that no run made"):
+    with pytest.raises(SettingError, match="a model without a run's report"):
         train(model_of("bert"), CORPUS, tmp_path, settings=few)
 
 

@@ -153,6 +153,7 @@ class Contents:
         """
         file = absolute(path)
         with self._mirror.locked() as store:
+            store.check_unchanging()  # which may be taken back
             if store.is_at(file):
                 raise SaveError(f"{file} is the memory itself, which an export would overwrite: give another file")
         with unforked():

@@ -150,7 +150,11 @@ def open_file(path: Path, *, read_only: bool) -> sqlite3.Connection:
 def copy_in_ram(connection: sqlite3.Connection) -> sqlite3.Connection:
     """A copy in RAM of a memory."""
     copy = _connect(":memory:")
-    connection.backup(copy)
+    try:
+        connection.backup(copy)
+    except BaseException:
+        copy.close()
+        raise
     return copy
 
 

@@ -59,8 +59,8 @@ class Handle:
         """Raises MemoryFileError in the middle of a change, where it is this thread's own."""
         if self.changing:
             raise MemoryFileError(
-                f"{self.place} is in the middle of a change by this thread, which a signal's handler may not change "
-                "again: do it after the handler"
+                f"{self.place} is in the middle of a change by this thread, which a signal's handler may not "
+                "copy or change again: do it after the handler"
             )
 
     @contextmanager
@@ -86,6 +86,11 @@ class Handle:
         """
         self.check_writable()
         self.check_unchanging()
+        if self._database.in_transaction:
+            raise MemoryFileError(
+                f"{self.place} is being read by this thread, where a signal's handler may not change it: do it after "
+                "the handler"
+            )
         with translated(self.place, writing=True):
             try:
                 self._begin_writing()

@@ -216,6 +216,7 @@ class Store(Handle):
         Raises:
             SaveError: if it cannot be written, or would undo what others changed there (see `check_unchanged`).
         """
+        self.check_unchanging()
         if self.is_at(path):
             return
         with held(path):
@@ -225,7 +226,8 @@ class Store(Handle):
                 self.places.remember(path, self._database)
 
     def copy(self) -> Store:
-        """A copy in RAM, which remembers the same files."""
+        """A copy in RAM, which remembers the same files; outside of any transaction."""
+        self.check_unchanging()
         with self.reading():
             copy = Store(copy_in_ram(self._database), None)
         copy.place = self.place if self.path is None else f"the memory in RAM from {self.path}"

@@ -124,7 +124,7 @@ class TrainingState:
                 if differing := differing_settings(notes["run"], self.run):
                     raise SettingError(
                         f"{self.path} is the checkpoint of a run with other {', '.join(differing)}: "
-                        "give another output folder, the same settings, or delete the checkpoint"
+                        "give another output folder, the same settings, or overwrite=True"
                     )
                 step = int(notes["step"])
                 self.history = [(int(at), float(f1)) for at, f1 in notes["history"]]

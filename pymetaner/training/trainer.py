@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pymetaner.checkpoint import save
+from pymetaner.checkpoint import load, save
 from pymetaner.checks import check_model, instance, path_of, truth
 from pymetaner.engine import computing_in
 from pymetaner.engine.bertadam import BertAdam
-from pymetaner.errors import EmptyDataError, SettingError
+from pymetaner.errors import EmptyDataError, SaveError, SettingError
 from pymetaner.evaluation import evaluate
 from pymetaner.files import CHECKPOINT, CONFIG, MEMORY, REPORT, write_atomically
 from pymetaner.model import MetaNER
@@ -51,7 +51,7 @@ class TrainingReport:
         best_step: the step whose weights were kept.
         best_f1: its dev F1, 0 to 1; None without a dev set.
         history: (step, dev F1) of every look at the dev set.
-        seconds: how long this call took.
+        seconds: how long the call took that finished the run.
     """
 
     best_step: int
@@ -75,9 +75,9 @@ def train(
 ) -> TrainingReport:
     """Train the head and the unfrozen layers of a model in place and save the best weights to a folder.
 
-    Killed at any moment and called again with the same arguments, it goes on from the last checkpoint in the folder
-    and ends with the same weights (on the CPU, with the same number of threads). Where that run is finished the model
-    gets its weights, and nothing is trained.
+    Killed at any moment and called again with the same arguments (but `overwrite`), it goes on from the last checkpoint
+    in the folder and ends with the same weights (on the CPU, with the same number of threads). Where that run is
+    finished the model gets its weights, and nothing is trained.
 
     A memory that the model has is not saved: call ``model.save_pretrained(out)`` afterwards. Its vectors are those of
     the frozen layers, so they stay as they are; only where none is frozen, call ``model.memory.rebuild()`` before.
@@ -133,10 +133,7 @@ def train(
             f"{folder} holds a memory, which need not fit the model to come: give another folder, or move it away"
         )
     if not overwrite and (folder / CONFIG).exists() and not (folder / CHECKPOINT).exists():
-        raise SettingError(f"{folder} holds a model that no run made: give another folder, or overwrite=True")
-    if overwrite:
-        for name in (REPORT, CHECKPOINT):
-            (folder / name).unlink(missing_ok=True)
+        raise SettingError(f"{folder} holds a model without a run's report: give another folder, or overwrite=True")
 
     network = model.network
     parameters = adapted_parameters(network, model.settings.freeze_layers)
@@ -152,6 +149,8 @@ def train(
     parameters |= objective.parameters
     if isinstance(objective, MetaObjective):  # which a run that was stopped may have moved
         run["starting weights"] = objective.fingerprint
+    if overwrite:
+        _forget(folder)
     state = TrainingState(folder, parameters, optimizer, run)
     step = state.restore()
     started_at = step
@@ -210,9 +209,23 @@ def train(
     return report
 
 
+def _forget(folder: Path) -> None:
+    """Removes what a folder says of an earlier run.
+
+    Raises:
+        SaveError: if it cannot.
+    """
+    for name in (REPORT, CHECKPOINT):
+        try:
+            (folder / name).unlink(missing_ok=True)
+        except OSError as error:
+            raise SaveError(f"{folder / name} cannot be removed ({error}): give another folder") from error
+
+
 def _taken_over(model: MetaNER, folder: Path, report: dict[str, Any]) -> TrainingReport:
     """What came of a finished run; the model gets its weights and settings."""
-    finished = MetaNER.from_pretrained(folder, dtype=model.network.dtype)
+    dtype = model.network.dtype
+    finished = load(MetaNER, folder, labels=None, dtype=dtype, device=model.device, with_memory=False)
     model.network.load_state_dict(finished.network.state_dict())
     model.network.eval()
     model.settings = finished.settings

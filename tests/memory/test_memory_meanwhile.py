@@ -160,6 +160,25 @@ def test_a_handler_that_searches_in_the_middle_of_a_removal(memory: Memory, enco
     assert memory.search(queries, 1)[0][0].sentence == numbered(0)
 
 
+def test_a_handler_that_copies_in_the_middle_of_a_change(memory: Memory, encoder: FakeEncoder, tmp_path: Path) -> None:
+    memory.add([numbered(0), numbered(1)])
+    copies: list[Callable[[], object]] = [
+        lambda: memory.save(tmp_path / "copy.sqlite"),
+        lambda: memory.copy_for(encoder),
+        lambda: memory.export(tmp_path / "copy.jsonl"),
+    ]
+    with alarm(30, TimeoutError), memory._mirror.changing() as store:
+        store.delete([1])
+        for copy in copies:
+            with pytest.raises(MemoryFileError, match="in the middle of a change"):
+                copy()
+    with alarm(30, TimeoutError), memory._mirror.current(), pytest.raises(MemoryFileError, match="being read by"):
+        memory.add(numbered(2))
+    for copy in copies:
+        copy()
+    assert [s for _, s in Memory.load(encoder, tmp_path / "copy.sqlite")] == [numbered(1)]
+
+
 def test_copies_while_another_connection_lets_nobody_read(
     encoder: FakeEncoder, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

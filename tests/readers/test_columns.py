@@ -255,6 +255,13 @@ def test_links_pipes_and_modes_are_kept(tmp_path: Path) -> None:
         write("a\0b", sentences)
 
 
+def test_a_path_that_is_too_long_for_sqlite_is_a_file_like_any_other(tmp_path: Path) -> None:
+    folder = tmp_path.joinpath(*["x" * 200] * 3)
+    folder.mkdir(parents=True)
+    write(folder / "a.conll", [Sentence(("Bob",), ("B-PER",))])
+    assert read(folder / "a.conll").sentences == [Sentence(("Bob",), ("B-PER",))]
+
+
 @pytest.mark.parametrize(
     ("name", "first"),
     [("a.conll", "Bob\tB-PER"), ("a.TXT", "Bob\tB-PER"), ("a.jsonl", "{"), ("a.json", "{"), ("a", "{")],
