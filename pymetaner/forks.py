@@ -143,12 +143,6 @@ def _before() -> None:
 _acquired = methodcaller("acquire")
 
 
-def _none_but_interrupts() -> bool:
-    """Whether Ctrl-C alone has a handler of Python's, so that what was raised in its place was Ctrl-C."""
-    others = signal.valid_signals() - {signal.SIGINT}
-    return not any(callable(signal.getsignal(number)) for number in others)
-
-
 def _interrupt_soon() -> None:
     time.sleep(0.05)  # after the last of the hooks, in which it would go unnoticed again
     if callable(signal.getsignal(signal.SIGINT)):
@@ -162,7 +156,7 @@ def _in_parent(again: bool) -> None:
     while _held:
         _held.pop().release()
     with _gate.lock:
-        interrupted = _gate.interrupted or (again and _none_but_interrupts())
+        interrupted = _gate.interrupted or again
         _gate.interrupted, _gate.forking = False, None
         _gate.changed.notify_all()
     try:
