@@ -54,6 +54,14 @@ def writing_elsewhere(path: Path, at_the_end: Callable[[], None] = lambda: None)
     thread.join()
 
 
+@pytest.fixture(autouse=True)
+def _interrupts_are_heard() -> Iterator[None]:
+    """What a shell starts in the background ignores them."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @contextmanager
 def alarm(seconds: float, error: type[BaseException]) -> Iterator[None]:
     def stop(*_: object) -> None:
