@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TypeVar
 
@@ -13,7 +13,10 @@ Item = TypeVar("Item")
 
 
 def spread(items: Sequence[Item], most: int | None) -> Sequence[Item]:
-    """At most so many of the items, spread over all; all of them if `most` is 0 or None."""
+    """At most so many of the items, spread over all; all of them if `most` is 0 or None.
+
+    The figures are of these, which leave the end out where the items do not divide; `pymetaner.sampling` does not.
+    """
     return items[:: max(1, len(items) // most)][:most] if most else items
 
 
@@ -23,10 +26,14 @@ def drawn(sentences: Sequence[Sentence], size: int, draw: int, unseen: Iterable[
     None has the words of an unseen one, on which what learns from them is scored: texts of a language's train and test
     sets do repeat. Others stand in for those that do, so that a draw without any is what it is without `unseen`.
     """
-    repeated = {sentence.words for sentence in unseen}
     chance = random.Random(draw)
     first = chance.sample(range(len(sentences)), min(size, len(sentences)))
     others = sorted(set(range(len(sentences))) - set(first))
     chance.shuffle(others)
-    allowed = (sentences[i] for i in (*first, *others) if sentences[i].words not in repeated)
-    return list(islice(allowed, size))
+    return list(islice(without((sentences[i] for i in (*first, *others)), unseen), size))
+
+
+def without(sentences: Iterable[Sentence], unseen: Iterable[Sentence]) -> Iterator[Sentence]:
+    """Those of the sentences that have the words of no unseen one."""
+    repeated = {sentence.words for sentence in unseen}
+    return (sentence for sentence in sentences if sentence.words not in repeated)

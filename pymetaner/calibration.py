@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from pymetaner.blinding import aligned, blinded
@@ -296,8 +295,7 @@ class _Trials:
         # Factors of fewer layers would empty the cache, and are needed once.
         cache = None if isinstance(inner.lr, tuple) else self.cache
         computation = Computation(self.computation.batch_size, self.computation.precision, cache)
-        with torch.inference_mode(False):
-            logits = batched_logits(self.model, tasks, inner, computation, Work())
+        logits = batched_logits(self.model, tasks, inner, computation, Work())
         try:
             return [self._trial(k, inner, 0.0, logits, self.plain_trial)]
         except NumericsError:

@@ -138,14 +138,14 @@ def check_model(model: object, name: str = "model") -> None:
     instance(name, model, MetaNER, how="load one with MetaNER.from_pretrained(...)")
 
 
-def path_of(name: str, value: object) -> Path:
+def path_of(name: str, value: Any) -> Path:
     """The value as a path.
 
     Raises:
         SettingError: if it is no path.
     """
     try:
-        path = os.fspath(value)  # type: ignore[call-overload]  # which raises for what is no path
+        path = os.fspath(value)  # which raises for what is no path
         if not isinstance(path, str) or "\0" in path:
             raise ValueError("it is of bytes, or holds a null character")
         os.fsencode(path)  # refuses a lone surrogate, which no system takes

@@ -63,7 +63,7 @@ def evaluate(
         model: the model.
         sentences: labelled sentences; a token list of single Chinese characters is regrouped into words for the model
             and scored by character, and words that were cut at the edges of labelled entities are cut anew without.
-        learning: what to adapt on and how, from `pymetaner.learning.learning_of`; None for the plain score alone.
+        learning: what to adapt on and how, from `pymetaner.learning_of`; None for the plain score alone.
         scoring: ``"strict"``, seqeval's strict IOB2 mode, or ``"conlleval"``, the official script's figure.
         batch_size: the most sentences in a batch.
         precision: of products, as for `pymetaner.adapt`.

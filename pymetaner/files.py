@@ -20,6 +20,8 @@ __all__ = [
     "REPORT",
     "SETTINGS",
     "STAGE",
+    "forget_run",
+    "holds_model_of_no_run",
     "is_database",
     "is_readable_database",
     "unfinished",
@@ -36,6 +38,24 @@ STAGE = ".saving-"
 def unfinished(path: Path) -> str:
     """How the name of a file begins that is to take the place of another."""
     return f".{path.name}-"
+
+
+def holds_model_of_no_run(folder: Path) -> bool:
+    """Whether a folder holds a model, and neither the report nor the checkpoint of a run that made it."""
+    return (folder / CONFIG).exists() and not any((folder / name).exists() for name in (REPORT, CHECKPOINT))
+
+
+def forget_run(folder: Path) -> None:
+    """Removes what a folder says of a training run.
+
+    Raises:
+        SaveError: if it cannot.
+    """
+    for name in (REPORT, CHECKPOINT):
+        try:
+            (folder / name).unlink(missing_ok=True)
+        except OSError as error:
+            raise SaveError(f"{folder / name} cannot be removed ({error}): give another folder") from error
 
 
 def is_database(path: Path) -> bool:

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from pymetaner.decode import decode
@@ -181,18 +180,17 @@ class _Tagging:
         self.seconds[what] += time.perf_counter() - started
 
     def _logits(self, tasks: Sequence[Task], learning: Learning) -> list[NDArray[np.floating[Any]]]:
-        with torch.inference_mode(False):  # a caller's own would leave nothing to learn with
-            if isinstance(learning.inner, FineTuning):
-                learned = model_of_memory(self.model, learning.memory, learning.inner, self.computation)
-                return fine_tuned_logits(learned, tasks, self.computation, self.work)
-            if self.engine == "batched":
-                try:
-                    return batched_logits(self.model, tasks, learning.inner, self.computation, self.work)
-                except (UnsupportedModelError, MemoryLimitError):
-                    if learning.engine == "batched":
-                        raise
-                    self.engine = "reference"
-            return reference_logits(self.model, tasks, learning.inner, self.computation, self.work)
+        if isinstance(learning.inner, FineTuning):
+            learned = model_of_memory(self.model, learning.memory, learning.inner, self.computation)
+            return fine_tuned_logits(learned, tasks, self.computation, self.work)
+        if self.engine == "batched":
+            try:
+                return batched_logits(self.model, tasks, learning.inner, self.computation, self.work)
+            except (UnsupportedModelError, MemoryLimitError):
+                if learning.engine == "batched":
+                    raise
+                self.engine = "reference"
+        return reference_logits(self.model, tasks, learning.inner, self.computation, self.work)
 
 
 def _chunks(sentences: Sequence[Sentence]) -> Iterator[list[Sentence]]:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from benchmarks.records import append, commit, lines
-from benchmarks.sampling import spread
+from benchmarks.sampling import spread, without
 from pymetaner import (
     Evaluation,
     FactorCache,
@@ -232,8 +232,7 @@ def sentences(path: Path) -> list[Sentence]:
 
 def unlabelled(path: Path, texts: int, unseen: Iterable[Sentence]) -> list[Sentence]:
     """Sentences spread over a file, without their tags, and none with the words of an unseen one."""
-    repeated = {sentence.words for sentence in unseen}
-    pool = [sentence for sentence in sentences(path) if sentence.words and sentence.words not in repeated]
+    pool = [sentence for sentence in without(sentences(path), unseen) if sentence.words]
     return [sentence.with_tags(None) for sentence in spread(pool, texts)]
 
 

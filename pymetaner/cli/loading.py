@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from pymetaner.checks import present_device
 from pymetaner.cli.output import spinner
 from pymetaner.errors import EncoderMismatchError, InputError, MemoryFileError, SaveError, SettingError
-from pymetaner.files import CHECKPOINT, CONFIG, MEMORY, REPORT, is_readable_database
+from pymetaner.files import CONFIG, MEMORY, forget_run, is_readable_database
 
 if TYPE_CHECKING:
     from pymetaner.memory import Memory
@@ -111,8 +111,7 @@ def save_new(model: MetaNER, out: Path) -> None:
     """Writes a new model; what belonged to a training run of the one before is gone then."""
     with spinner("saving"):
         model.save_pretrained(out)
-    for name in (REPORT, CHECKPOINT):
-        (out / name).unlink(missing_ok=True)
+    forget_run(out)
 
 
 def memory_file(path: Path) -> Path:

@@ -16,7 +16,7 @@ from pymetaner.cli.labelled_files import chosen_types, of_types, read_file, read
 from pymetaner.cli.loading import check_apart, counted, load_model, prepare
 from pymetaner.cli.output import say, spinner
 from pymetaner.errors import EncoderMismatchError, SettingError
-from pymetaner.files import CHECKPOINT, CONFIG, MEMORY, REPORT
+from pymetaner.files import MEMORY, REPORT, holds_model_of_no_run
 
 if TYPE_CHECKING:
     from pymetaner.model import MetaNER
@@ -150,7 +150,7 @@ def train(
     if head_seed is not None and encoder is None:
         raise SettingError("--head-seed is about a new head: give --encoder, not --model")
     check_apart(encoder or model, out)
-    if not overwrite and (out / CONFIG).exists() and not any((out / name).exists() for name in (REPORT, CHECKPOINT)):
+    if not overwrite and holds_model_of_no_run(out):
         raise SettingError(f"{out} holds a model that no run made: give another --out, or --overwrite to replace it")
     if preset is not None and model is not None:
         raise SettingError(f"--preset {preset} starts from an encoder as it is: give --encoder, not --model")

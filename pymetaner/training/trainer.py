@@ -18,9 +18,9 @@ from pymetaner.checkpoint import load, save
 from pymetaner.checks import check_model, instance, path_of, truth
 from pymetaner.engine import computing_in
 from pymetaner.engine.bertadam import BertAdam
-from pymetaner.errors import EmptyDataError, SaveError, SettingError
+from pymetaner.errors import EmptyDataError, SettingError
 from pymetaner.evaluation import evaluate
-from pymetaner.files import CHECKPOINT, CONFIG, MEMORY, REPORT, write_atomically
+from pymetaner.files import CHECKPOINT, MEMORY, REPORT, forget_run, holds_model_of_no_run, write_atomically
 from pymetaner.model import MetaNER
 from pymetaner.network import (
     adapted_parameters,
@@ -132,7 +132,7 @@ def train(
         raise SettingError(
             f"{folder} holds a memory, which need not fit the model to come: give another folder, or move it away"
         )
-    if not overwrite and (folder / CONFIG).exists() and not (folder / CHECKPOINT).exists():
+    if not overwrite and holds_model_of_no_run(folder):
         raise SettingError(f"{folder} holds a model without a run's report: give another folder, or overwrite=True")
 
     network = model.network
@@ -150,7 +150,7 @@ def train(
     if isinstance(objective, MetaObjective):  # which a run that was stopped may have moved
         run["starting weights"] = objective.fingerprint
     if overwrite:
-        _forget(folder)
+        forget_run(folder)
     state = TrainingState(folder, parameters, optimizer, run)
     step = state.restore()
     started_at = step
@@ -207,19 +207,6 @@ def train(
         save(model, folder, with_memory=False)
     state.discard()
     return report
-
-
-def _forget(folder: Path) -> None:
-    """Removes what a folder says of an earlier run.
-
-    Raises:
-        SaveError: if it cannot.
-    """
-    for name in (REPORT, CHECKPOINT):
-        try:
-            (folder / name).unlink(missing_ok=True)
-        except OSError as error:
-            raise SaveError(f"{folder / name} cannot be removed ({error}): give another folder") from error
 
 
 def _taken_over(model: MetaNER, folder: Path, report: dict[str, Any]) -> TrainingReport:
