@@ -1,6 +1,6 @@
 """python -m benchmarks.low_resource TRAIN TEST LANG base=FOLDER full=FOLDER [--percents 1,2,5,10] [--seeds 1] [--table]
 
-Some per cent of a language's labelled sentences, as in Wu et al. (2020): F1 of plain fine-tuning on them (10 epochs)
+A few per cent of a language's labelled sentences, as in Wu et al. (2020): F1 of plain fine-tuning on them (10 epochs)
 from the weights of each model, and of the memory instead, with the settings that `calibrate` finds on it. Each score
 is appended to benchmarks/results/low_resource.jsonl, and what is there already is not done again; `--table` writes the
 table of docs/results.md.
