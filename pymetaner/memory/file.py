@@ -1,4 +1,4 @@
-"""Opening, making and copying the SQLite file of a memory, and the errors that can happen on the way.
+"""Making and opening the SQLite file of a memory, and the errors that can happen on the way; `copies.py` copies it.
 
 A file that another connection of this process may have open is never opened by other means than SQLite: closing a
 second file descriptor would drop the locks of the first (POSIX), and with them the safety of the file.
@@ -11,24 +11,23 @@ import secrets
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
-from pymetaner.errors import MemoryFileError, MemoryReadOnlyError, PymetanerError, SaveError
-from pymetaner.files import is_database
+from pymetaner.errors import MemoryFileError, MemoryReadOnlyError, SaveError
 
 __all__ = [
     "begin_reading",
-    "copy_file",
-    "copy_in_ram",
+    "beside",
+    "companions",
+    "connect",
     "create_file",
     "create_in_ram",
-    "held",
-    "load_file",
     "log_files",
     "open_file",
-    "settle",
+    "sync",
     "translated",
+    "uri",
     "write_ahead",
     "write_back",
 ]
@@ -85,7 +84,7 @@ def create_in_ram(facts: Mapping[str, str | int]) -> sqlite3.Connection:
     Args:
         facts: the first content of the table `meta`.
     """
-    connection = _connect(":memory:")
+    connection = connect(":memory:")
     _make(connection, facts)
     return connection
 
@@ -99,13 +98,13 @@ def create_file(path: Path, facts: Mapping[str, str | int]) -> None:
     """
     if not path.parent.is_dir():
         raise MemoryFileError(f"the folder {path.parent} does not exist: make it first")
-    left = [str(p) for p in _companions(path) if p.exists()]
+    left = [str(p) for p in companions(path) if p.exists()]
     if path.exists():  # asked after the companions: a file that another process just made may have some
         return
     if left:
         raise MemoryFileError(f"{path} is missing, but {' and '.join(left)} is left of it: restore it, or delete these")
-    with _beside(path) as temporary:
-        with translated(str(path), writing=True), closing(_connect(_uri(temporary, "rwc"))) as connection:
+    with beside(path) as temporary:
+        with translated(str(path), writing=True), closing(connect(uri(temporary, "rwc"))) as connection:
             _make(connection, facts)
         try:
             os.link(temporary, path)
@@ -113,7 +112,7 @@ def create_file(path: Path, facts: Mapping[str, str | int]) -> None:
             return
         except OSError:  # a file system without hard links
             os.replace(temporary, path)
-        _sync(path.parent)
+        sync(path.parent)
 
 
 def open_file(path: Path, *, read_only: bool) -> sqlite3.Connection:
@@ -142,27 +141,9 @@ def open_file(path: Path, *, read_only: bool) -> sqlite3.Connection:
         except sqlite3.OperationalError:
             # In a folder that cannot be written, or a file system without locks. Without a log beside it the file is
             # complete, and nobody can change it.
-            if any(p.exists() and p.stat().st_size for p in _companions(path)):
+            if any(p.exists() and p.stat().st_size for p in companions(path)):
                 raise
             return _opened(path, "ro&immutable=1")
-
-
-def copy_in_ram(connection: sqlite3.Connection) -> sqlite3.Connection:
-    """A copy in RAM of a memory."""
-    copy = _connect(":memory:")
-    try:
-        connection.backup(copy)
-    except BaseException:
-        copy.close()
-        raise
-    return copy
-
-
-def load_file(path: Path) -> sqlite3.Connection:
-    """A copy in RAM of a memory file, which is only read. Raises as `open_file` does."""
-    with translated(str(path)), closing(open_file(path, read_only=True)) as connection:
-        begin_reading(connection)
-        return copy_in_ram(connection)
 
 
 def write_back(connection: sqlite3.Connection, *, lost: bool) -> None:
@@ -179,37 +160,7 @@ def write_back(connection: sqlite3.Connection, *, lost: bool) -> None:
 
 def log_files(path: Path) -> list[Path]:
     """Where the write-ahead log of a database is, and what goes with it."""
-    return [path.with_name(path.name + ending) for ending in ("-wal", "-shm")]
-
-
-def copy_file(connection: sqlite3.Connection, path: Path) -> None:
-    """Writes a consistent copy of a memory in one atomic step; what was at `path` stays until the copy is on disk.
-
-    Raises:
-        SaveError: if the copy cannot be written, or the file that it would replace is in use.
-    """
-    if not path.parent.is_dir():
-        raise SaveError(f"the folder {path.parent} does not exist: make it first")
-    if path.is_dir():
-        raise SaveError(f"{path} is a folder: give the path of a file")
-    settle(path)
-    try:
-        with _beside(path) as temporary:
-            with translated(str(path), writing=True), closing(_connect(_uri(temporary, "rwc"))) as copy:
-                copy.execute("PRAGMA synchronous=OFF")  # synced once, at the end
-                connection.backup(copy)
-                copy.execute("PRAGMA journal_mode=DELETE").fetchall()
-                if copy.execute("PRAGMA freelist_count").fetchone()[0]:
-                    copy.execute("VACUUM")
-            _sync(temporary)
-            os.replace(temporary, path)
-            _sync(path.parent)
-    except PymetanerError as error:
-        if isinstance(error, SaveError):
-            raise
-        raise SaveError(f"{path} could not be written ({error}); what was there is untouched") from error
-    except OSError as error:
-        raise SaveError(f"{path} could not be written ({error}); what was there is untouched") from error
+    return _logs(path, "-wal", "-shm")
 
 
 def begin_reading(connection: sqlite3.Connection) -> None:
@@ -221,7 +172,8 @@ def begin_reading(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA data_version").fetchone()
 
 
-def _connect(database: str) -> sqlite3.Connection:
+def connect(database: str) -> sqlite3.Connection:
+    """A connection to what SQLite calls by this name, with the settings of all that are made here."""
     connection = sqlite3.connect(
         database, uri=True, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False, cached_statements=32
     )
@@ -243,7 +195,7 @@ def _make(connection: sqlite3.Connection, facts: Mapping[str, str | int]) -> Non
 
 
 def _opened(path: Path, mode: str) -> sqlite3.Connection:
-    connection = _connect(_uri(path, mode))
+    connection = connect(uri(path, mode))
     try:
         _check(connection, str(path))
     except BaseException:
@@ -286,66 +238,33 @@ def write_ahead(connection: sqlite3.Connection) -> None:
             time.sleep(0.01)
 
 
-def settle(path: Path) -> None:
-    """Makes sure that no log is left beside a file to be replaced: SQLite would play it into the new one."""
-    if not any(p.exists() for p in _companions(path)):
-        return
-    with suppress(sqlite3.Error), closing(_connect(_uri(path, "rw"))) as connection:
-        connection.execute("PRAGMA busy_timeout=0")
-        connection.execute("PRAGMA journal_mode=DELETE").fetchall()
-    left = [str(p) for p in _companions(path) if p.exists()]
-    if left:
-        raise SaveError(
-            f"{path} is open elsewhere, or {' and '.join(left)} is left of another file; nothing was written: "
-            "close it there, or delete what is left, or save under another name"
-        )
+def companions(path: Path) -> list[Path]:
+    """Where a database has changes that are not in its file yet, if there is something."""
+    return _logs(path, "-wal", "-journal")
+
+
+def _logs(path: Path, *endings: str) -> list[Path]:
+    real = Path(os.path.realpath(path))  # as SQLite names them where the path is a link
+    return [real.with_name(real.name + ending) for ending in endings]
 
 
 @contextmanager
-def held(path: Path) -> Iterator[None]:
-    """Keeps others from writing to a file that is to be replaced, if it is a database: they would lose that.
-
-    Not on Windows, where an open file cannot be replaced.
-
-    Raises:
-        SaveError: if it is open elsewhere, and written to.
-    """
-    settle(path)
-    if os.name == "nt" or not is_database(path):
-        yield
-        return
-    with ExitStack() as stack:
-        try:
-            connection = stack.enter_context(closing(_connect(_uri(path, "rw"))))
-            connection.execute("PRAGMA journal_mode=DELETE").fetchall()  # no log beside it
-            connection.execute("BEGIN IMMEDIATE")
-        except sqlite3.Error as error:
-            if "locked" in str(error):
-                raise SaveError(f"{path} is in use elsewhere; nothing was written: close it there first") from error
-            # Else it is damaged, or nobody may write to it.
-        yield
-
-
-def _companions(path: Path) -> list[Path]:
-    return [path.with_name(path.name + ending) for ending in ("-wal", "-journal")]
-
-
-@contextmanager
-def _beside(path: Path) -> Iterator[Path]:
+def beside(path: Path) -> Iterator[Path]:
     """The name of a new file in the same folder, so that it can take the place of `path`; gone afterwards."""
     temporary = path.with_name(f"pymetaner-{secrets.token_hex(8)}.tmp")  # as short, however long the other is
     try:
         yield temporary
     finally:
-        for leftover in (temporary, *_companions(temporary)):
+        for leftover in (temporary, *companions(temporary)):
             leftover.unlink(missing_ok=True)
 
 
-def _uri(path: Path, mode: str) -> str:
+def uri(path: Path, mode: str) -> str:
+    """What SQLite calls a file: ``"ro"``, ``"rw"``, ``"rwc"`` (made if it is missing)."""
     return f"{path.absolute().as_uri()}?mode={mode}"
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Forces a file or a folder's list of files to disk."""
     if os.name == "nt" and path.is_dir():
         return  # Windows has no such call for folders

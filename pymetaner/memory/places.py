@@ -8,7 +8,8 @@ from hashlib import blake2b
 from pathlib import Path
 
 from pymetaner.errors import MemoryFileError, SaveError
-from pymetaner.memory.file import open_file, settle, translated
+from pymetaner.memory.copies import settle
+from pymetaner.memory.file import open_file, translated
 
 __all__ = ["Places"]
 

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pymetaner.errors import MemoryFileError
-from pymetaner.memory.file import copy_file, copy_in_ram, create_file, create_in_ram, held, load_file
+from pymetaner.memory.copies import copy_file, copy_in_ram, held, load_file
+from pymetaner.memory.file import create_file, create_in_ram
 from pymetaner.memory.handle import Handle
 from pymetaner.memory.places import Places
 from pymetaner.memory.records import CHECKSUM_BYTES, Key, Record, unpack

@@ -456,6 +456,34 @@ def test_saving_to_its_own_file_changes_nothing(encoder: FakeEncoder, filled: Pa
         assert len(memory) == 102
 
 
+def test_saving_through_a_link_keeps_the_link_and_the_mode(
+    memory: Memory, encoder: FakeEncoder, tmp_path: Path
+) -> None:
+    memory.add(ADA)
+    (tmp_path / "far").mkdir()
+    target, link = tmp_path / "far" / "real.sqlite", tmp_path / "link.sqlite"
+    link.symlink_to(target)
+    memory.save(link)
+    assert link.is_symlink() and target.is_file()
+    target.chmod(0o640)
+    memory.add(numbered(1))
+    memory.save(link)
+    assert link.is_symlink() and target.stat().st_mode & 0o777 == 0o640
+    with Memory(encoder, link) as other:
+        assert list(other) == list(memory)
+
+
+def test_a_log_beside_the_file_that_a_link_leads_to_is_seen(encoder: FakeEncoder, tmp_path: Path) -> None:
+    (tmp_path / "far").mkdir()
+    target, link = tmp_path / "far" / "real.sqlite", tmp_path / "link.sqlite"
+    Memory(encoder, target).close()
+    link.symlink_to(target)
+    target.with_name("real.sqlite-wal").write_bytes(b"of another file")
+    target.unlink()
+    with pytest.raises(MemoryFileError, match=r"is missing, but .*real\.sqlite-wal is left of it"):
+        Memory(encoder, link)
+
+
 def test_saving_over_a_memory_that_is_open(memory: Memory, encoder: FakeEncoder, tmp_path: Path) -> None:
     memory.add(ADA)
     target = tmp_path / "other.sqlite"

@@ -25,7 +25,7 @@ from memory_fakes import FakeEncoder, edit, forked, joined, labelled, numbered
 from pymetaner import forks
 from pymetaner.errors import LabelMismatchError, MemoryFileError, SaveError
 from pymetaner.forks import ForkSafe
-from pymetaner.memory import Memory, handle
+from pymetaner.memory import Memory, copies, handle
 from pymetaner.memory import file as memory_file
 from pymetaner.memory import store as store_module
 from pymetaner.memory.bank import Bank
@@ -263,7 +263,7 @@ def test_others_wait_while_their_file_is_saved_over(
                 added.append(error)
 
         threads = [threading.Thread(target=add)]
-        sync = memory_file._sync
+        sync = copies.sync
 
         def slowly(place: Path) -> None:
             if not threads[0].ident:
@@ -271,7 +271,7 @@ def test_others_wait_while_their_file_is_saved_over(
                 time.sleep(0.5)
             sync(place)
 
-        monkeypatch.setattr(memory_file, "_sync", slowly)
+        monkeypatch.setattr(copies, "sync", slowly)
         mine.save(path)
         threads[0].join()
         assert isinstance(added[0], MemoryFileError) and "replaced" in str(added[0])
