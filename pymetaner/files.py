@@ -17,9 +17,12 @@ __all__ = [
     "CHECKPOINT",
     "CONFIG",
     "MEMORY",
+    "PACKED",
     "REPORT",
     "SETTINGS",
+    "SETTINGS_FORMAT",
     "STAGE",
+    "WEIGHTS",
     "forget_run",
     "holds_model_of_no_run",
     "is_database",
@@ -29,7 +32,11 @@ __all__ = [
 ]
 
 CONFIG, SETTINGS, MEMORY = "config.json", "pymetaner.json", "memory.sqlite"  # in a model's folder
+WEIGHTS, PACKED = "model.safetensors", "model.packed.safetensors"  # one of them, there too
 CHECKPOINT, REPORT = "checkpoint.safetensors", "training.json"  # in the folder of a training run
+
+SETTINGS_FORMAT = 1
+"""The version of what `SETTINGS` holds."""
 
 STAGE = ".saving-"
 """How the name of the folder begins in which a model is put together."""

@@ -111,7 +111,7 @@ class MetaNER(nn.Module, ModelHubMixin):
             copied.memory = self.memory.copy_for(copied, calibration=True)
         return copied
 
-    # ---- loading and saving: the work is in checkpoint.py ----
+    # ---- loading and saving: the work is in checkpoint/ ----
 
     @classmethod
     def from_pretrained(  # type: ignore[override]

@@ -183,7 +183,7 @@ def test_a_hub_id_goes_through_the_hub(checkpoint_of, monkeypatch):
         asked.update(repository=repository, **options)
         return str(checkpoint_of("bert"))
 
-    monkeypatch.setattr("pymetaner.checkpoint.snapshot_download", download)
+    monkeypatch.setattr("pymetaner.checkpoint.loading.snapshot_download", download)
     model = MetaNER.from_pretrained("someone/some-model", revision="v1", token="secret")
     assert model.types == {"PER", "ORG", "LOC"}
     assert (asked["repository"], asked["revision"], asked["token"]) == ("someone/some-model", "v1", "secret")
