@@ -38,7 +38,7 @@ def decode(
                 "adapting took far too large a step; give a smaller lr or lambda_max"
             )
         scores = rows.astype(np.float64)
-        scores -= scores.max(axis=1, keepdims=True) if len(scores) else 0
+        scores -= scores.max(axis=1, keepdims=True)
         scores -= np.log(np.exp(scores).sum(axis=1, keepdims=True))
         best = scores.argmax(axis=1)
         if how == "viterbi" and not _valid(best, labels.transitions):

@@ -178,6 +178,14 @@ def test_sentences_of_the_same_words_are_left_out_together(large_steps):
     assert found.trials[1].score == score(gold, tagged)
 
 
+def test_two_labellings_of_one_text_teach_nothing_about_it(model):
+    memory = Memory(model)
+    memory.add([CORPUS[0], CORPUS[0].with_tags(("O",) * len(CORPUS[0]))])
+    found = calibrate(model, memory, lrs=(0.1,), knns=(0.5,))
+    assert found.sentences == 2 and all(trial.score == found.plain.score for trial in found.trials)
+    assert found.best == found.plain
+
+
 def test_what_all_of_it_teaches_has_the_benefit_of_the_doubt_from_forty_sentences_on(large_steps, monkeypatch):
     model = large_steps
 
