@@ -1,6 +1,6 @@
 """A step of meta-training: all tasks at once against the official procedure, one task after the other.
 
-Random weights of BERT-base's shape, four layers frozen, random sentences of 15 to 40 pieces, two new supports a task,
+Random weights of BERT-base's shape, four layers frozen, random sentences of 15 to 40 pieces, two new supports per task,
 first order, max term 2, no dropout, so that answers can be compared: the gradient of the step. The procedure is that of
 Wu et al. (2020) written out: inner steps that move the weights, the gradient of the query added up, the weights copied
 back; once with every sentence padded to 128 pieces, as in the official code, and once without that padding.

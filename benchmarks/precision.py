@@ -48,7 +48,7 @@ def main(
     folder: Annotated[str, typer.Argument(metavar="MODEL", help="a model's folder or hub id, with a memory")],
     file: Annotated[Path, typer.Argument(metavar="FILE", help="a labelled file")],
     sentences: Annotated[int, typer.Option(help="how many, spread over the file")] = 200,
-    k: Annotated[int, typer.Option("-k", help="supports a sentence")] = 2,
+    k: Annotated[int, typer.Option("-k", help="supports per sentence")] = 2,
     device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
 ) -> None:
     """Prints the table."""

@@ -1,4 +1,4 @@
-"""Scores written down one a line, as JSON, so that a benchmark stopped at any moment goes on where it was."""
+"""Scores written down one per line, as JSON, so that a benchmark stopped at any moment goes on where it was."""
 
 from __future__ import annotations
 

@@ -29,8 +29,8 @@ class Evaluation:
         changed: in how many of them adapting changed a tag.
         dropped: entity types that the model knows and the set does not, predicted as no entity.
         missing: entity types of the set that the model does not know; every one of them counts as missed.
-        gold: the labelled tags of each sentence, one a word; where the model read other words (Chinese, raw text), one
-            for each piece of text that no word of either is cut by.
+        gold: the labelled tags of each sentence, one per word; where the model read other words (Chinese, raw text),
+            one for each piece of text that no word of either is cut by.
         plain_tags: those predicted without adapting.
         adapted_tags: those predicted with adapting; the same if it was not asked for.
     """
@@ -83,7 +83,7 @@ def evaluate(
             numbers.append(i)
             gold.append(sentence)
     if not gold:
-        raise EmptyDataError("no labelled sentence to score on: expected sentences with one tag a word")
+        raise EmptyDataError("no labelled sentence to score on: expected sentences with one tag per word")
     types = {name[2:] for sentence in gold for name in sentence.tags or () if name != "O"}
     blind = [blinded(sentence) for sentence in gold]
     computation = Computation(

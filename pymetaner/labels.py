@@ -19,7 +19,7 @@ _OTHERS = ("X", "[CLS]", "[SEP]")  # further pieces of a word, the special piece
 
 @dataclass(frozen=True)
 class LabelScheme:
-    """The tags of a token head, one a logit, in the notation of the checkpoint.
+    """The tags of a token head, one per logit, in the notation of the checkpoint.
 
     Everywhere else in the package tags are IOB2; this class is the only place that knows how a head writes them.
 
@@ -153,7 +153,7 @@ class LabelScheme:
     def check_logits(self, count: int) -> None:
         """Raise LabelSchemeError unless a head gives so many logits as there are tags."""
         if len(self.tags) != count:
-            raise LabelSchemeError(f"{len(self.tags)} labels for a head of {count} logits: give one a logit")
+            raise LabelSchemeError(f"{len(self.tags)} labels for a head of {count} logits: give one per logit")
 
     def check(self, tags: Iterable[str]) -> None:
         """Raise LabelMismatchError if IOB2 tags name a type that is not in the scheme."""

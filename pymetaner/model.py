@@ -58,7 +58,7 @@ class MetaNER(nn.Module, ModelHubMixin):
         cache: factors of supports, kept between calls of `pymetaner.adapt`; replace it to bound it otherwise.
 
     Raises:
-        LabelSchemeError: if the labels are not entity tags, or not one a logit.
+        LabelSchemeError: if the labels are not entity tags, or not one per logit.
         SettingError: if the settings ask for more than the encoder has, e.g. a longer window.
         UnsupportedModelError: if the network has no head on the last hidden state of a stack of layers.
     """

@@ -1,4 +1,4 @@
-"""Sentence vectors: one unit vector a sentence from the hidden states of its windows."""
+"""Sentence vectors: one unit vector per sentence from the hidden states of its windows."""
 
 from __future__ import annotations
 

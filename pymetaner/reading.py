@@ -29,7 +29,7 @@ class Reading:
     """What the encoder makes of one sentence.
 
     Attributes:
-        logits: (W, C), a row a word: float64 if the model is, else float32.
+        logits: (W, C), a row per word: float64 if the model is, else float32.
         vector: (d,) float32, the unit sentence vector; zero for a sentence without words.
         lower: hidden states (T, d) after the frozen layers, of each window, if they were asked for.
         hidden: (W, d) float32, last hidden state of each word's labelled piece, if they were asked for.

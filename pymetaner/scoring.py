@@ -82,7 +82,7 @@ def score(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]], *, 
     for number, (labelled, found) in enumerate(zip(gold, predicted, strict=True)):
         if len(labelled) != len(found):
             raise LengthMismatchError(
-                f"sentence {number}: {len(labelled)} labelled tags but {len(found)} predicted: give one each a word"
+                f"sentence {number}: {len(labelled)} labelled tags but {len(found)} predicted: give one tag per word"
             )
     for tag in {*chain.from_iterable(gold), *chain.from_iterable(predicted)}:
         if not isinstance(tag, str) or (tag != "O" and (tag[:2] not in ("B-", "I-") or len(tag) == 2)):

@@ -34,18 +34,18 @@ class Entity:
 
 @dataclass(frozen=True)
 class Sentence:
-    """Words, their spans in the source, and (for a labelled sentence) one IOB2 tag a word.
+    """Words, their spans in the source, and (for a labelled sentence) one IOB2 tag per word.
 
     Attributes:
         words: the words that are tagged; entities are always whole words.
-        tags: IOB2 tags (``"O"``, ``"B-PER"``, ``"I-PER"``), one a word, or None if the sentence is not labelled. An
+        tags: IOB2 tags (``"O"``, ``"B-PER"``, ``"I-PER"``), one per word, or None if the sentence is not labelled. An
             ``I-`` that goes on with no entity of its type begins one, so it is kept as ``B-``.
         source: what the caller gave: a raw text, or a tuple of tokens. Defaults to `words`.
         spans: (start, end) of each word in `source`, in characters or in tokens, ascending and without overlap.
             Defaults to one token a word.
 
     Raises:
-        LengthMismatchError: if tags or spans are not one a word.
+        LengthMismatchError: if tags or spans are not one per word.
         TagError: if a tag is not IOB2.
         SpanError: if spans are not pairs of whole numbers, overlap, are empty, or leave the source.
 
@@ -97,9 +97,9 @@ class Sentence:
             object.__setattr__(self, "source", self.words)
             object.__setattr__(self, "spans", tuple((i, i + 1) for i in range(len(self.words))))
         if self.tags is not None and len(self.tags) != len(self.words):
-            raise LengthMismatchError(f"{len(self.words)} words but {len(self.tags)} tags: give one tag a word")
+            raise LengthMismatchError(f"{len(self.words)} words but {len(self.tags)} tags: give one tag per word")
         if len(self.spans) != len(self.words):
-            raise LengthMismatchError(f"{len(self.words)} words but {len(self.spans)} spans: give one span a word")
+            raise LengthMismatchError(f"{len(self.words)} words but {len(self.spans)} spans: give one span per word")
         position = 0
         for start, end in self.spans:
             if start < position or end <= start or end > len(self.source):

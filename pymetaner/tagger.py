@@ -40,7 +40,7 @@ _CHUNK_SENTENCES, _CHUNK_WORDS = 1024, 32768  # that are tagged together, so tha
 
 @dataclass(frozen=True)
 class Tagged:
-    """A sentence with the tags and tag probabilities before and after adapting, one a word."""
+    """A sentence with the tags and tag probabilities before and after adapting, one per word."""
 
     sentence: Sentence
     base_tags: tuple[str, ...]

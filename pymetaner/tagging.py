@@ -100,7 +100,7 @@ def to_iob2(tags: Sequence[str], notation: Notation) -> tuple[tuple[str, ...], i
     closed ends where it ends.
 
     Args:
-        tags: one tag a word.
+        tags: one tag per word.
         notation: the notation they are written in; bare types (``PER``) are understood with ``"IO"`` only.
 
     Raises:

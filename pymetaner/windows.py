@@ -307,7 +307,7 @@ class WordRows:
 
     Args:
         lengths: how many words each sentence has.
-        width: C, numbers a word.
+        width: C, numbers per word.
         dtype: float64 or float32.
     """
 

@@ -64,7 +64,7 @@ _APOSTROPHE = re.compile(
 _INNER = re.compile(r"[-\u2010\u2011&'’:/.,]")
 # Chinese words that jieba cuts: the parts of a foreign name with a dot between them.
 _DOTTED = re.compile(f"[{HAN}](?:[·•‧・][{HAN}])+")
-# What is a word in any script, but a character a token in data that are written so: digits and letters, full-width too.
+# Digits and letters, full-width too: words in any script, but one character per token in data that are written so.
 _LETTERS = "A-Za-z\uff21-\uff3a\uff41-\uff5a"
 _DIGITS = "0-9\uff10-\uff19"
 _SPELLED = re.compile(f"[{_DIGITS}{_LETTERS}]+(?:(?<=[{_DIGITS}])[.．,:：/](?=[{_DIGITS}])[{_DIGITS}]+)*")
@@ -121,8 +121,8 @@ def sentence_from_text(text: str, spans: Iterable[tuple[int, int, str]] | None =
 def regroup(sentence: Sentence) -> Sentence:
     """The sentence with its runs of one-character Han tokens made into words; the same object if there are none.
 
-    Encoders know Chinese by words, data often come a character a token. Digits and letters that stand a character a
-    token beside them become words too. Word spans still count the given tokens, so entities do too. In a labelled
+    Encoders know Chinese by words, but data often has one character per token. Digits and letters that stand so beside
+    them become words too. Word spans still count the given tokens, so entities do too. In a labelled
     sentence words break at entity edges, so take the tags off what you mean to score.
     A sentence of raw text stays as it is, and so does one with a Han token of several characters: it is in words.
 

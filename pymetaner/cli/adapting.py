@@ -28,10 +28,10 @@ CHUNK = 512
 """Lines of a file that are read, tagged and printed together."""
 
 Texts = Annotated[list[str] | None, typer.Argument(metavar="TEXT", help="Sentences, one an argument.")]
-File = Annotated[str | None, typer.Option("--file", "-f", metavar="FILE", help="A sentence a line; - for stdin.")]
+File = Annotated[str | None, typer.Option("--file", "-f", metavar="FILE", help="One sentence per line; - for stdin.")]
 Tokens = Annotated[bool, typer.Option("--tokens", help="Words are split already, by spaces.")]
 Profiled = Annotated[bool, typer.Option("--profile", help="Print on standard error where the time went.")]
-JsonLines = Annotated[bool, typer.Option("--jsonl", help="Print JSON, a sentence a line, as they are done.")]
+JsonLines = Annotated[bool, typer.Option("--jsonl", help="Print JSON, one sentence per line, as they are done.")]
 
 
 def adapt(
@@ -128,7 +128,7 @@ def _sentences(texts: list[str] | None, file: str | None, tokens: bool) -> Itera
     if (texts is None or not texts) == (file is None):
         raise SettingError("give sentences as arguments, or a file of them with --file (- for standard input)")
     if file not in (None, "-") and not Path(file).exists():
-        raise InputError(f"{file} does not exist: give a text file, a sentence a line, or - for standard input")
+        raise InputError(f"{file} does not exist: give a text file, one sentence per line, or - for standard input")
     lines = text_lines(file) if file is not None else iter(texts or ())
     # Not at the other white space of Unicode: a no-break space is part of a token.
     return (re.findall(r"[^ \t]+", line) for line in lines) if tokens else lines

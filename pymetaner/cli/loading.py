@@ -164,7 +164,7 @@ def text_lines(file: str) -> Iterator[str]:
     """The lines of a UTF-8 file or of standard input, however they end, without a byte order mark."""
     name = "standard input" if file == "-" else file
     if file != "-" and is_readable_database(Path(file)):
-        raise InputError(f"{file} is a database, a memory perhaps: give a text file, a sentence a line")
+        raise InputError(f"{file} is a database, a memory perhaps: give a text file, one sentence per line")
     try:
         with nullcontext(sys.stdin.buffer) if file == "-" else open(file, "rb") as stream:
             for number, data in enumerate(stream, 1):
@@ -174,4 +174,4 @@ def text_lines(file: str) -> Iterator[str]:
                     raise InputError(f"{name}:{number}: not UTF-8 ({error.reason}): convert it to UTF-8") from None
                 yield from line.rstrip("\r\n").split("\r")
     except OSError as error:
-        raise InputError(f"{name} cannot be read ({error.strerror}): give a text file, a sentence a line") from None
+        raise InputError(f"{name} cannot be read ({error.strerror}): give a text file, one sentence per line") from None

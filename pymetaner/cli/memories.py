@@ -107,7 +107,7 @@ def import_text(
         float, typer.Option("--confidence", min=0, max=1, help="Least probability of any word's tag.")
     ] = 0.7,
 ) -> None:
-    """Add sentences of unlabelled text, one a line, that the model is sure of, with its own tags for labels."""
+    """Add sentences of unlabelled text, one per line, that the model is sure of, with its own tags for labels."""
     with _for_model(memory, model) as (_, bank):
         for file in files:
             before = set(bank.ids.tolist())
@@ -183,7 +183,7 @@ def list_(
     memory: MemoryFile,
     source: SourceOption = None,
     limit: Annotated[int | None, typer.Option(min=1, help="At most so many.")] = None,
-    as_jsonl: Annotated[bool, typer.Option("--jsonl", help="Print JSON, a sentence a line.")] = False,
+    as_jsonl: Annotated[bool, typer.Option("--jsonl", help="Print JSON, one sentence per line.")] = False,
 ) -> None:
     """Print the sentences with their ids."""
     with _without_model(memory) as bank:

@@ -14,7 +14,7 @@ __all__ = ["self_train"]
 
 def self_train(
     files: Annotated[
-        list[str], typer.Argument(metavar="FILE", help="UTF-8 text, a sentence a line; - for standard input.")
+        list[str], typer.Argument(metavar="FILE", help="UTF-8 text, one sentence per line; - for standard input.")
     ],
     out: options.NewModelOption,
     model: options.StartOption = None,

@@ -77,7 +77,7 @@ class Contents:
         Raises:
             InputError: if the vectors are not (Q, dim), or not finite, or an item to exclude is none of these.
             EncoderMismatchError: if their length is not that of the memory's.
-            SettingError: if k is not a whole number from 1 on, or `exclude_self` is not a list of one item a query.
+            SettingError: if k is not a whole number from 1 on, or `exclude_self` is not a list of one item per query.
         """
         return search(self._mirror, vectors, k, exclude_self)
 

@@ -99,7 +99,7 @@ def check_labelled(sentences: Iterable[Sentence], types: Set[str]) -> list[Sente
     for i, sentence in enumerate(found):
         check_words(sentence, f"sentence {i}")
         if sentence.tags is None:
-            raise DataError(f"sentence {i} ({sentence.text[:60]!r}) is not labelled: give it one tag a word")
+            raise DataError(f"sentence {i} ({sentence.text[:60]!r}) is not labelled: give it one tag per word")
         for label in types_of(sentence) - types:
             unknown.setdefault(label, i)
     if unknown:

@@ -38,7 +38,7 @@ APPLICATION_ID = 0x4D4E4552
 FORMAT_VERSION = 1
 
 PAGE_SIZE = 8192
-"""Four sentences with 384-dimensional vectors a page; at SQLite's 4096 a long one would waste half a page."""
+"""Four sentences with 384-dimensional vectors per page; at SQLite's 4096 a long one would waste half a page."""
 
 BUSY_SECONDS = 30.0
 """How long to wait for another process that is writing."""

@@ -48,9 +48,9 @@ def search(mirror: Mirror, vectors: ArrayLike, k: int, exclude_self: Sequence[Ex
         raise InputError(f"queries have the shape {queries.shape}: expected (queries, dimensions)")
     itself: Sequence[Excluded] = [None] * len(queries) if exclude_self is None else exclude_self
     if isinstance(itself, (Sentence, str)) or not isinstance(itself, (Sequence, np.ndarray)):
-        raise SettingError(f"exclude_self is a {type(itself).__name__}: give a list, with one item a query")
+        raise SettingError(f"exclude_self is a {type(itself).__name__}: give a list, with one item per query")
     if len(itself) != len(queries):
-        raise SettingError(f"{len(itself)} items to exclude for {len(queries)} queries: give one a query")
+        raise SettingError(f"{len(itself)} items to exclude for {len(queries)} queries: give one per query")
     while True:
         with mirror.current() as store:
             reading, ids, bank = mirror.readings, mirror.bank.ids, mirror.bank.rows

@@ -59,7 +59,7 @@ def classifier_token_loss(
             f"hidden is {tuple(hidden.shape)} and weight {tuple(weight.shape)}: expected (B, T, d) and (C, d)"
         )
     if bias is not None and bias.shape != weight.shape[:1]:
-        raise InputError(f"bias is {tuple(bias.shape)}: expected one number a class, ({len(weight)},)")
+        raise InputError(f"bias is {tuple(bias.shape)}: expected one number per class, ({len(weight)},)")
     tensors = [hidden, weight] if bias is None else [hidden, weight, bias]
     if len({(tensor.dtype, tensor.device) for tensor in tensors}) != 1:
         given = ", ".join(f"{tensor.dtype} on {tensor.device}" for tensor in tensors)
@@ -67,9 +67,11 @@ def classifier_token_loss(
     if sentence_weights is None:
         sentence_weights = hidden.new_ones(len(hidden))
     if sentence_weights.shape != hidden.shape[:1] or sentence_weights.device != hidden.device:
-        raise InputError(f"sentence_weights are {tuple(sentence_weights.shape)}: expected one a sentence, on a device")
+        given = f"{tuple(sentence_weights.shape)} on {sentence_weights.device}"
+        raise InputError(f"sentence_weights are {given}: expected {tuple(hidden.shape[:1])} on {hidden.device}")
     if labels.shape != hidden.shape[:2] or labels.device != hidden.device:
-        raise InputError(f"labels are {tuple(labels.shape)} on {labels.device}: expected {tuple(hidden.shape[:2])}")
+        given = f"{tuple(labels.shape)} on {labels.device}"
+        raise InputError(f"labels are {given}: expected {tuple(hidden.shape[:2])} on {hidden.device}")
     arguments = (hidden, weight, bias, labels, lambda_max, ignore_index, sentence_weights.detach())
     loss: Tensor = _ClassifierTokenLoss.apply(*arguments)  # type: ignore[no-untyped-call]
     return loss

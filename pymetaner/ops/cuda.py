@@ -111,7 +111,8 @@ def cosine_topk(
     left_out = 0
     if exclude is not None:
         if exclude.dtype != torch.int64 or exclude.shape != queries.shape[:1]:
-            raise InputError(f"exclude is {exclude.dtype} of shape {tuple(exclude.shape)}: expected int64, one a query")
+            given = f"{exclude.dtype} of shape {tuple(exclude.shape)}"
+            raise InputError(f"exclude is {given}: expected int64, one per query")
         exclude = exclude.to(queries.device).contiguous()
         left_out = exclude.data_ptr()
     workspace = queries.new_empty(module.plan(count, size, dim)[-1], dtype=torch.uint8)
@@ -143,7 +144,7 @@ def masked_token_loss_with_gradient(
             f"or float16 of shape (B, T, C), C 1 to {module.max_classes}, on a CUDA device"
         )
     if labels.dtype != torch.int64 or labels.shape != logits.shape[:2] or labels.device != logits.device:
-        raise InputError(f"labels are {labels.dtype} of shape {tuple(labels.shape)} on {labels.device}: one a token")
+        raise InputError(f"labels are {labels.dtype} of shape {tuple(labels.shape)} on {labels.device}: one per token")
     logits, labels = logits.detach().contiguous(), labels.contiguous()
     loss = logits.new_empty(logits.shape[:1], dtype=torch.float32)
     gradient = logits.new_empty(logits.shape, dtype=torch.float32)

@@ -133,7 +133,7 @@ def _check(logits: object, labels: object, lambda_max: object, ignore_index: obj
         raise InputError(f"logits are {_describe(logits)}: expected floating point of shape (B, T, C), C at least 1")
     if not isinstance(labels, Tensor) or labels.dtype != torch.int64 or labels.shape != logits.shape[:2]:
         raise InputError(
-            f"labels are {_describe(labels)}: expected torch.int64 of shape {tuple(logits.shape[:2])}, one a token"
+            f"labels are {_describe(labels)}: expected torch.int64 of shape {tuple(logits.shape[:2])}, one per token"
         )
     if labels.device != logits.device:
         raise InputError(f"logits are on {logits.device} and labels on {labels.device}: move one to the other")
@@ -146,7 +146,7 @@ def _check(logits: object, labels: object, lambda_max: object, ignore_index: obj
     if not isinstance(sentence_weights, Tensor) or sentence_weights.shape != logits.shape[:1]:
         raise InputError(
             f"sentence_weights are {_describe(sentence_weights)}: expected a tensor of shape ({logits.shape[0]},), "
-            "one a sentence"
+            "one per sentence"
         )
     if sentence_weights.device != logits.device:
         raise InputError(

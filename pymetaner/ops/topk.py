@@ -181,7 +181,7 @@ def _checked(queries: object, bank: object, k: object, exclude: object) -> tuple
         return queries, bank, None
     if not isinstance(exclude, Tensor) or exclude.dtype != torch.int64 or exclude.shape != queries.shape[:1]:
         given = f"{exclude.dtype} of shape {tuple(exclude.shape)}" if isinstance(exclude, Tensor) else repr(exclude)
-        raise InputError(f"exclude is {given}: expected int64 of shape ({queries.shape[0]},), one index a query")
+        raise InputError(f"exclude is {given}: expected int64 of shape ({queries.shape[0]},), one index per query")
     if exclude.device != queries.device:
         raise InputError(f"exclude is on {exclude.device} and the queries on {queries.device}: move it there")
     return queries, bank, exclude

@@ -47,9 +47,9 @@ def read(
     """The labelled sentences of a file, their tags in IOB2, with the notation found and the number of repairs.
 
     Args:
-        path: a column file (a word a line with its tag, a blank line between sentences; ``-DOCSTART-`` lines are left
-            out, and so are CoNLL-U comments where columns are not separated by spaces), or a JSONL file
-            (``{"tokens": [...], "tags": [...]}`` or ``{"text": "...", "spans": [[start, end, label], ...]}`` a line).
+        path: a column file (one word per line with its tag, a blank line between sentences; ``-DOCSTART-`` lines are
+            skipped, and so are CoNLL-U comments where columns are not separated by spaces), or a JSONL file (one
+            ``{"tokens": [...], "tags": [...]}`` or ``{"text": "...", "spans": [[start, end, label], ...]}`` per line).
         format: which of the two; found out if not given.
         delimiter: what separates columns; a tab where most lines have one, else any run of spaces and tabs (``" "``).
         word_column: the column of the word, counted from 0; negative from the end.

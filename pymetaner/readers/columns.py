@@ -1,4 +1,4 @@
-"""Column files: a word a line with its tag, a blank line between sentences (the CoNLL-2002 and 2003 dialects)."""
+"""Column files: one word per line with its tag, a blank line between sentences (the CoNLL-2002 and 2003 dialects)."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ def from_dataset(
             sentence = check_tokens(_list(row, tokens))
             tag_row = [_tag_name(tag, names) for tag in _list(row, tags)]
             if len(sentence) != len(tag_row):
-                raise LengthMismatchError(f"{len(sentence)} tokens but {len(tag_row)} tags: give one tag a token")
+                raise LengthMismatchError(f"{len(sentence)} tokens but {len(tag_row)} tags: give one tag per token")
         except PymetanerError as error:
             raise type(error)(f"{place}: {error}") from None
         for tag in tag_row:

@@ -1,4 +1,4 @@
-"""JSONL: an object a line, either tokens with tags or a text with labelled character spans."""
+"""JSONL: one object per line, either tokens with tags or a text with labelled character spans."""
 
 from __future__ import annotations
 
@@ -86,11 +86,11 @@ def _parse(line: str, place: str) -> dict[str, Any]:
     try:
         record = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{place}: this is not JSON ({error}): {_EXPECTED}, one object a line") from None
+        raise DataError(f"{place}: this is not JSON ({error}): {_EXPECTED}, one object per line") from None
     if "\\ud" in line.lower() and not is_text(json.dumps(record, ensure_ascii=False)):
         raise DataError(f"{place}: a lone surrogate stands for no character: decode the bytes again, or remove it")
     if not isinstance(record, dict):
-        raise DataError(f"{place}: a JSON object is expected, not {type(record).__name__}: {_EXPECTED}, one a line")
+        raise DataError(f"{place}: a JSON object is expected, not {type(record).__name__}: {_EXPECTED}, one per line")
     return record
 
 
@@ -120,7 +120,7 @@ def _tokens_of(record: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[str, .
     if not all(isinstance(tag, str) for tag in tags):
         raise DataError(f"the tags must be strings, not {tags[:5]}: {_EXPECTED}")
     if len(words) != len(tags):
-        raise LengthMismatchError(f"{len(words)} tokens but {len(tags)} tags: give one tag a token")
+        raise LengthMismatchError(f"{len(words)} tokens but {len(tags)} tags: give one tag per token")
     return words, tuple(tags)
 
 

@@ -117,7 +117,7 @@ def train(
             check_words(sentence, f"sentence {i}")
             labelled.append(sentence)
     if not labelled:
-        raise EmptyDataError("no labelled sentence to train on: expected sentences with one tag a word")
+        raise EmptyDataError("no labelled sentence to train on: expected sentences with one tag per word")
     dev = None if dev is None else check_sentences(dev)
     if dev is not None and not any(sentence.tags for sentence in dev):
         raise EmptyDataError("no labelled sentence in `dev` to pick the best weights on: leave it out, or label some")

@@ -5,7 +5,7 @@ g_t being the gradient of the loss with respect to y_t: keeping X (R, in) and G 
 is what makes the batched engine cheap. For a LayerNorm y = w * xhat + b the gradients are vectors, and kept as such.
 
 All X and G of an encoder layer lie side by side in the columns of one matrix, so that gathering the factors of a batch
-is one operation a layer and not one a module; `Layout` says which columns are whose.
+is one operation per layer and not one per module; `Layout` says which columns are whose.
 """
 
 from __future__ import annotations
