@@ -3,7 +3,7 @@
 The table of docs/results.md, and curves, from benchmarks/results/memory.jsonl: F1 of each method over the size of the
 memory, mean of the draws, and how much of the gap between plain and fine-tuned adapting closes. Fine-tuned has the
 learning rate that is best on the test sentences of each draw; `at one rate`, that which is best on average of all;
-`gain` is that of `adapted+knn` over plain, with its standard error over the draws.
+`gain` is that of `adapted+knn` over plain; ± are standard errors over the draws.
 """
 
 from __future__ import annotations
@@ -66,13 +66,22 @@ def _gain(found: dict[str, dict[int, float]]) -> str:
 
 
 def _closed(found: dict[str, dict[int, float]], reference: str) -> str:
-    """The share of the gap between plain and fine-tuned that the best method closes, on draws that have all three."""
-    ways = ("plain", BEST, reference)
-    draws = set.intersection(*(set(found.get(name, {})) for name in ways))
-    if not draws:
+    """The share of the gap between plain and fine-tuned that the best method closes, on draws that have all three.
+
+    Mean gain over mean gap, with the standard error of such a ratio (Cochran 1977, section 2.11) over the draws.
+    """
+    plain, best, tuned = (found.get(name, {}) for name in ("plain", BEST, reference))
+    draws = plain.keys() & best.keys() & tuned.keys()
+    gains = [best[draw] - plain[draw] for draw in draws]
+    gaps = [tuned[draw] - plain[draw] for draw in draws]
+    if not draws or sum(gaps) <= 0:
         return ""
-    plain, best, tuned = (statistics.mean(found[name][draw] for draw in draws) for name in ways)
-    return f"{100 * (best - plain) / (tuned - plain):.0f} %" if tuned > plain else ""
+    share = sum(gains) / sum(gaps)
+    if len(draws) == 1:
+        return f"{100 * share:.0f} %"
+    off = [gain - share * gap for gain, gap in zip(gains, gaps, strict=True)]
+    error = statistics.stdev(off) / len(draws) ** 0.5 / statistics.mean(gaps)
+    return f"{100 * share:.0f} ± {100 * error:.0f} %"
 
 
 def _below(found: dict[str, dict[int, float]]) -> str:
