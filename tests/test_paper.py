@@ -180,7 +180,8 @@ def test_the_table_of_memories_has_fine_tuning_at_one_rate_beside_the_best_of_ea
     memory_table.main()
     page = (tmp_path / "results.md").read_text()
     assert (
-        "| es | 10 | 70.00 (2) |  |  | 75.00 (2) | 79.00 (2) | 77.50 (2) | +5.0 ± 0.0 | 56 ± 6 % | 67 ± 22 % | 0 of 2 |" in page
+        "| es | 10 | 70.00 (2) |  |  | 75.00 (2) | 79.00 (2) | 77.50 (2) | +5.0 ± 0.0 | 56 ± 6 % | 67 ± 22 % | 0 of 2 |"
+        in page
     )
 
 
