@@ -58,7 +58,7 @@ def test_self_training_is_fine_tuning_on_the_models_own_tags(model):
     own = [
         s.with_tags(item.base_tags) for s, item in zip(blind, tag(model, blind, None, Computation())[0], strict=True)
     ]
-    how = FineTuning(0.003, 3, mask_probability=0.5, seed=4)
+    how = FineTuning(0.003, 3, mask_probability=0.5, seed=4, interpolation=0.6)
     assert (logits_of(trained) == logits_of(fine_tuned_model(model, own, how, Computation()))).all()
     assert (logits_of(trained) - logits_of(model)).abs().max() > 0.01
     assert all((tensor == before[name]).all() for name, tensor in model.state_dict().items())

@@ -39,8 +39,8 @@ __all__ = ["FineTuning", "fine_tuned_logits", "fine_tuned_model"]
 # If no number of steps is given: so many passes, but at least 24 steps or eight passes, whichever is less, and at most
 # 160 steps (benchmarks/results/LOG.md).
 _FEW_STEPS, _MOST_PASSES, _MOST_STEPS = 24, 8, 160
-# If nothing is said of how far to go: n / (n + 25) of the way on n windows, at least six tenths (likewise).
-_LEAST_OF_THE_WAY, _AS_MANY = 0.6, 25
+# If nothing is said of how far to go: n / (n + 25) of the way on n windows, at least three tenths (likewise).
+_LEAST_OF_THE_WAY, _AS_MANY = 0.3, 25
 _WARM = 5  # steps that warm up
 _CLIP = 1.0  # largest norm of the gradient of all weights
 
@@ -62,7 +62,7 @@ class FineTuning:
         mask_probability: of replacing a piece with an entity tag by the mask piece, drawn anew each time, 0 to 1 (Wu et
             al. 2020, section 3.3); a tokenizer without that piece masks nothing.
         interpolation: how far from the model's weights to the mean the result lies, above 0 to 1; None for
-            n / (n + 25) on n windows, at least 0.6: the more there are, the less what the model knew counts.
+            n / (n + 25) on n windows, at least 0.3: the more there are, the less what the model knew counts.
         seed: fixes batches, masks and dropout.
         passes: over the supports, 1 or more, where `steps` is None.
     """

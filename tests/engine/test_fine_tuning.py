@@ -163,8 +163,8 @@ def test_step_sizes_of_layers_and_steps_by_size():
     assert [FineTuning().steps_on(n) for n in (1, 33, 128, 500, 100_000)] == [8, 16, 24, 94, 160]
     assert [FineTuning(passes=2).steps_on(n) for n in (1, 128, 500, 1000)] == [8, 24, 32, 63]
     assert FineTuning(steps=7).steps_on(1000) == 7
-    ways = [FineTuning().interpolation_on(n) for n in (1, 37, 75, 475)]
-    assert ways == [0.6, 0.6, 0.75, 0.95] and FineTuning(interpolation=1.0).interpolation_on(1) == 1.0
+    ways = [FineTuning().interpolation_on(n) for n in (1, 10, 25, 75, 475)]
+    assert ways == [0.3, 0.3, 0.5, 0.75, 0.95] and FineTuning(interpolation=1.0).interpolation_on(1) == 1.0
 
 
 def test_a_tokenizer_without_a_mask_piece_masks_nothing():
