@@ -23,10 +23,12 @@ __all__ = [
     "SETTINGS_FORMAT",
     "STAGE",
     "WEIGHTS",
+    "database_uri",
     "forget_run",
     "holds_model_of_no_run",
     "is_database",
     "is_readable_database",
+    "sync",
     "unfinished",
     "write_atomically",
 ]
@@ -65,6 +67,11 @@ def forget_run(folder: Path) -> None:
             raise SaveError(f"{folder / name} cannot be removed ({error}): give another folder") from error
 
 
+def database_uri(path: Path, mode: str) -> str:
+    """What SQLite calls a file, to be opened as ``"ro"``, ``"rw"`` or ``"rwc"`` (made if it is missing)."""
+    return f"{path.absolute().as_uri()}?mode={mode}"
+
+
 def is_database(path: Path) -> bool:
     """Whether there is a file that SQLite made; called within `unforked`, or with a memory locked.
 
@@ -74,7 +81,7 @@ def is_database(path: Path) -> bool:
     if not path.is_file() or path.stat().st_size == 0:  # which SQLite would take for an empty one
         return False
     try:
-        connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=0)
+        connection = sqlite3.connect(database_uri(path, "ro"), uri=True, timeout=0)
     except sqlite3.Error:  # a path that is too long for SQLite, say: no memory is open there
         return False
     with contextlib.closing(connection):
@@ -89,6 +96,17 @@ def is_readable_database(path: Path) -> bool:
     """Whether a file that may be read is a database; called before it is read as something else."""
     with unforked():
         return os.access(path, os.R_OK) and is_database(path)
+
+
+def sync(path: Path) -> None:
+    """Forces a file or a folder's list of files to disk."""
+    if os.name == "nt" and path.is_dir():
+        return  # Windows has no such call for folders
+    descriptor = os.open(path, os.O_RDWR if path.is_file() else os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_atomically(path: Path, data: bytes) -> None:

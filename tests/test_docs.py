@@ -33,11 +33,15 @@ def fences(page: Path, language: str) -> list[str]:
     return [text for name, text in found if name == language]
 
 
+def prose(page: Path) -> str:
+    """What stands outside of fences."""
+    return re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
 def programs(page: Path) -> list[str]:
     """Command lines of a page: those between fences, and those of code within a line."""
-    text = page.read_text(encoding="utf-8")
     lines = [line.removeprefix("$ ") for fence in fences(page, "") for line in fence.splitlines()]
-    lines += re.findall(r"`((?:pymetaner|python -m benchmarks)[ .][^`]*)`", re.sub(r"```.*?```", "", text, flags=re.S))
+    lines += re.findall(r"`((?:pymetaner|python -m benchmarks)[ .][^`]*)`", prose(page))
     parts = [part.strip() for line in lines for part in re.split(r" \| | > ", line)]
     return [" ".join(part.split()) for part in parts if re.match(r"pymetaner [a-z]|python -m benchmarks\.", part)]
 
@@ -125,7 +129,7 @@ def test_the_commands_of_a_page_exist(page: Path, shop: dict[str, Any]) -> None:
 
 def anchors(page: Path) -> set[str]:
     """What a link into a page may name: its headings, as GitHub writes them."""
-    headings = re.findall(r"^#+ (.*)$", re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.S), re.M)
+    headings = re.findall(r"^#+ (.*)$", prose(page), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 

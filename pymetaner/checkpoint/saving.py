@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from pymetaner.errors import PymetanerError, SaveError, SettingError
-from pymetaner.files import MEMORY, PACKED, SETTINGS, SETTINGS_FORMAT, STAGE, WEIGHTS
+from pymetaner.files import MEMORY, PACKED, SETTINGS, SETTINGS_FORMAT, STAGE, WEIGHTS, sync
 from pymetaner.packing import pack_tensors, unpack_file
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def save(model: MetaNER, folder: Path, *, packed: bool = False, with_memory: boo
         names = sorted(path.name for path in stage.iterdir())
         for name in names:
             (stage / name).chmod((stage / SETTINGS).stat().st_mode)  # safetensors' own would be for the owner alone
-            _sync(stage / name)
+            sync(stage / name)
         stale = {WEIGHTS, PACKED} - set(names)
         # A memory that is open on the very file in the folder is up to date there already.
         in_place = memory and memory.path and memory.path.resolve() == (folder / MEMORY).resolve()
@@ -109,8 +109,3 @@ def _untied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         result[name] = tensor.clone() if tensor.data_ptr() in seen else tensor
         seen.add(tensor.data_ptr())
     return result
-
-
-def _sync(path: Path) -> None:
-    with open(path, "rb") as file:
-        os.fsync(file.fileno())

@@ -10,8 +10,8 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
 from pymetaner.errors import PymetanerError, SaveError
-from pymetaner.files import is_database
-from pymetaner.memory.file import begin_reading, beside, companions, connect, open_file, sync, translated, uri
+from pymetaner.files import database_uri, is_database, sync
+from pymetaner.memory.file import begin_reading, beside, companions, connect, open_file, translated
 
 __all__ = ["copy_file", "copy_in_ram", "held", "load_file", "settle"]
 
@@ -50,7 +50,7 @@ def copy_file(connection: sqlite3.Connection, path: Path) -> None:
     settle(path)
     try:
         with beside(path) as temporary:
-            with translated(str(path), writing=True), closing(connect(uri(temporary, "rwc"))) as copy:
+            with translated(str(path), writing=True), closing(connect(database_uri(temporary, "rwc"))) as copy:
                 copy.execute("PRAGMA synchronous=OFF")  # synced once, at the end
                 connection.backup(copy)
                 copy.execute("PRAGMA journal_mode=DELETE").fetchall()
@@ -61,11 +61,9 @@ def copy_file(connection: sqlite3.Connection, path: Path) -> None:
                 shutil.copymode(path, temporary)
             os.replace(temporary, path)
             sync(path.parent)
-    except PymetanerError as error:
-        if isinstance(error, SaveError):
-            raise
-        raise SaveError(f"{path} could not be written ({error}); what was there is untouched") from error
-    except OSError as error:
+    except SaveError:
+        raise
+    except (PymetanerError, OSError) as error:
         raise SaveError(f"{path} could not be written ({error}); what was there is untouched") from error
 
 
@@ -73,7 +71,7 @@ def settle(path: Path) -> None:
     """Makes sure that no log is left beside a file to be replaced: SQLite would play it into the new one."""
     if not any(p.exists() for p in companions(path)):
         return
-    with suppress(sqlite3.Error), closing(connect(uri(path, "rw"))) as connection:
+    with suppress(sqlite3.Error), closing(connect(database_uri(path, "rw"))) as connection:
         connection.execute("PRAGMA busy_timeout=0")
         connection.execute("PRAGMA journal_mode=DELETE").fetchall()
     left = [str(p) for p in companions(path) if p.exists()]
@@ -99,7 +97,7 @@ def held(path: Path) -> Iterator[None]:
         return
     with ExitStack() as stack:
         try:
-            connection = stack.enter_context(closing(connect(uri(path, "rw"))))
+            connection = stack.enter_context(closing(connect(database_uri(path, "rw"))))
             connection.execute("PRAGMA journal_mode=DELETE").fetchall()  # no log beside it
             connection.execute("BEGIN IMMEDIATE")
         except sqlite3.Error as error:

@@ -15,6 +15,7 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from pymetaner.errors import MemoryFileError, MemoryReadOnlyError, SaveError
+from pymetaner.files import database_uri, sync
 
 __all__ = [
     "begin_reading",
@@ -25,9 +26,7 @@ __all__ = [
     "create_in_ram",
     "log_files",
     "open_file",
-    "sync",
     "translated",
-    "uri",
     "write_ahead",
     "write_back",
 ]
@@ -104,7 +103,7 @@ def create_file(path: Path, facts: Mapping[str, str | int]) -> None:
     if left:
         raise MemoryFileError(f"{path} is missing, but {' and '.join(left)} is left of it: restore it, or delete these")
     with beside(path) as temporary:
-        with translated(str(path), writing=True), closing(connect(uri(temporary, "rwc"))) as connection:
+        with translated(str(path), writing=True), closing(connect(database_uri(temporary, "rwc"))) as connection:
             _make(connection, facts)
         try:
             os.link(temporary, path)
@@ -195,7 +194,7 @@ def _make(connection: sqlite3.Connection, facts: Mapping[str, str | int]) -> Non
 
 
 def _opened(path: Path, mode: str) -> sqlite3.Connection:
-    connection = connect(uri(path, mode))
+    connection = connect(database_uri(path, mode))
     try:
         _check(connection, str(path))
     except BaseException:
@@ -257,19 +256,3 @@ def beside(path: Path) -> Iterator[Path]:
     finally:
         for leftover in (temporary, *companions(temporary)):
             leftover.unlink(missing_ok=True)
-
-
-def uri(path: Path, mode: str) -> str:
-    """What SQLite calls a file: ``"ro"``, ``"rw"``, ``"rwc"`` (made if it is missing)."""
-    return f"{path.absolute().as_uri()}?mode={mode}"
-
-
-def sync(path: Path) -> None:
-    """Forces a file or a folder's list of files to disk."""
-    if os.name == "nt" and path.is_dir():
-        return  # Windows has no such call for folders
-    descriptor = os.open(path, os.O_RDWR if path.is_file() else os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -48,7 +48,8 @@ class Identity:
     @property
     def replaced(self) -> bool:
         """Whether the path leads to another file now."""
-        return self.lost and _stat(self._path) is not None
+        now = _id(_stat(self._path))
+        return now is not None and now != self.id
 
     @property
     def lost(self) -> bool:

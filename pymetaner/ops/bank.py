@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from pymetaner.errors import BankFileError, InputError, SaveError, SettingError
+from pymetaner.files import sync
 from pymetaner.ops.backends import backend, extension
 from pymetaner.ops.topk import IntArray, cosine_topk
 
@@ -157,8 +158,7 @@ class CosineBank:
         named = dict(zip(_Arrays.NAMES, arrays, strict=True))
         try:
             save_file(named, temporary, {"format": _FORMAT, "encoded": str(encoded)})
-            with open(temporary, "rb") as file:
-                os.fsync(file.fileno())
+            sync(temporary)
             os.replace(temporary, place)
         except (OSError, SafetensorError) as error:
             with contextlib.suppress(OSError):

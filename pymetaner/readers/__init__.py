@@ -144,12 +144,13 @@ def write(path: str | os.PathLike[str], sentences: Iterable[Sentence], format: F
 
 def _decode(path: str, encoding: str) -> str:
     try:
-        database = is_readable_database(Path(path))
-        data = b"" if database else Path(path).read_bytes()
+        if is_readable_database(Path(path)):
+            raise DataError(
+                f"{path}: this is a database, a memory perhaps: give a text file, e.g. from `memory.export`"
+            )
+        data = Path(path).read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}): give a file of labelled sentences") from error
-    if database:
-        raise DataError(f"{path}: this is a database, a memory perhaps: give a text file, e.g. from `memory.export`")
     if data.startswith((b"\xff\xfe", b"\xfe\xff")) and encoding == "utf-8":
         wide = "utf-32" if data.startswith((b"\xff\xfe\0\0", b"\0\0\xfe\xff")) else "utf-16"
         raise DataError(f"{path}:1: the file is {wide} by its first bytes: give encoding={wide!r}, or convert it")
