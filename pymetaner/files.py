@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import shutil
 import sqlite3
 import stat
 from pathlib import Path
@@ -18,6 +19,7 @@ __all__ = [
     "CONFIG",
     "MEMORY",
     "PACKED",
+    "PLAIN",
     "REPORT",
     "SETTINGS",
     "SETTINGS_FORMAT",
@@ -36,6 +38,7 @@ __all__ = [
 CONFIG, SETTINGS, MEMORY = "config.json", "pymetaner.json", "memory.sqlite"  # in a model's folder
 WEIGHTS, PACKED = "model.safetensors", "model.packed.safetensors"  # one of them, there too
 CHECKPOINT, REPORT = "checkpoint.safetensors", "training.json"  # in the folder of a training run
+PLAIN = ".plain"  # in the folder of a run while it lasts: that of the plain run that it is averaged with
 
 SETTINGS_FORMAT = 1
 """The version of what `SETTINGS` holds."""
@@ -60,11 +63,13 @@ def forget_run(folder: Path) -> None:
     Raises:
         SaveError: if it cannot.
     """
-    for name in (REPORT, CHECKPOINT):
-        try:
+    try:
+        for name in (REPORT, CHECKPOINT):
             (folder / name).unlink(missing_ok=True)
-        except OSError as error:
-            raise SaveError(f"{folder / name} cannot be removed ({error}): give another folder") from error
+        if (folder / PLAIN).exists():
+            shutil.rmtree(folder / PLAIN)
+    except OSError as error:
+        raise SaveError(f"the run in {folder} cannot be removed ({error}): give another folder") from error
 
 
 def database_uri(path: Path, mode: str) -> str:

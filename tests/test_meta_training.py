@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import replace
 
@@ -15,6 +16,7 @@ from torch.func import functional_call
 from pymetaner import adapt, evaluate
 from pymetaner.engine import Computation, InnerStep, MetaLearner, SequentialMetaLearner, Task
 from pymetaner.errors import EmptyDataError, SettingError
+from pymetaner.files import PLAIN, REPORT
 from pymetaner.learning import Learning, inner_step
 from pymetaner.model import MetaNER
 from pymetaner.network import adapted_groups, adapted_parameters
@@ -85,8 +87,8 @@ def test_the_gradient_is_that_of_one_task_after_the_other(meta):
         torch.testing.assert_close(parameters[name].grad, gradient, rtol=1e-6, atol=1e-9)
 
 
-def run(folder, meta: MetaSettings, **changes) -> tuple[MetaNER, float | None]:
-    model = model_of("bert")
+def run(folder, meta: MetaSettings | None, model: MetaNER | None = None, **changes) -> tuple[MetaNER, float | None]:
+    model = model or model_of("bert")
     settings = replace(SHORT, steps=12, batch_size=8, evaluate_every=6, checkpoint_every=4, lr=3e-3)
     report = train(model, CORPUS, folder, dev=CORPUS, settings=replace(settings, **changes), meta=meta)
     return model, report.best_f1
@@ -139,6 +141,43 @@ def test_a_killed_run_ends_with_the_same_weights(tmp_path, monkeypatch, meta):
     )
 
 
+def test_what_is_kept_is_the_mean_of_a_run_with_inner_steps_and_of_one_without(tmp_path):
+    of_both, f1 = run(tmp_path / "both", MetaSettings(lr=0.05, learn_rates=True))
+    adapting, _ = run(tmp_path / "adapting", MetaSettings(lr=0.05, learn_rates=True, average=False))
+    plain, plain_f1 = run(tmp_path / "plain", None)
+    found, one, other = (weights_of(model) for model in (of_both, adapting, plain))
+    assert any(not torch.equal(one[name], other[name]) for name in one)
+    for name, weight in found.items():
+        torch.testing.assert_close(weight, (one[name] + other[name]) / 2, rtol=1e-6, atol=1e-7)
+    assert of_both.settings == adapting.settings
+    assert_same(weights_of(MetaNER.from_pretrained(tmp_path / "both")), found)
+    report = json.loads((tmp_path / "both" / REPORT).read_text())
+    assert f1 == report["best_f1"] == evaluate(of_both, CORPUS).plain.f1
+    assert report["averaged with"]["best_f1"] == plain_f1
+    assert not (tmp_path / "both" / PLAIN).exists()
+
+
+@pytest.mark.parametrize("model", [None, model_of("bert")], ids=["loaded anew", "as it was left"])
+def test_an_averaged_run_goes_on_wherever_it_was_killed(tmp_path, monkeypatch, model):
+    whole, _ = run(tmp_path / "whole", MetaSettings(lr=0.05))
+    save, written, resumed = TrainingState.save, set(), None
+
+    def killed(self, step):
+        save(self, step)
+        if (self.path, step) not in written:
+            written.add((self.path, step))
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingState, "save", killed)
+        while resumed is None:
+            with contextlib.suppress(KeyboardInterrupt):
+                resumed, _ = run(tmp_path / "killed", MetaSettings(lr=0.05), model)
+    assert len(written) > 5 and {path.parent.name for path, _ in written} == {"killed", PLAIN}
+    assert_same(weights_of(resumed), weights_of(whole))
+    assert not (tmp_path / "killed" / PLAIN).exists()
+
+
 def test_base_and_meta_runs_are_told_apart(tmp_path, monkeypatch):
     def killed(self, step):
         TrainingState_save(self, step)
@@ -148,9 +187,9 @@ def test_base_and_meta_runs_are_told_apart(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(TrainingState, "save", killed)
         with pytest.raises(KeyboardInterrupt):
-            run(tmp_path, MetaSettings())
+            run(tmp_path, MetaSettings(average=False))
     with pytest.raises(SettingError, match="other meta"):
-        run(tmp_path, MetaSettings(k=1))
+        run(tmp_path, MetaSettings(k=1, average=False))
 
 
 def test_meta_training_learns_to_adapt(tmp_path):
@@ -254,7 +293,7 @@ def test_settings_out_of_range_are_refused(wrong):
 
 def test_neighbours_of_weights_that_have_moved_meanwhile_are_not_taken(tmp_path, monkeypatch):
     """With [CLS] of the last layer they say who is near, and a run that was stopped has moved them."""
-    meta = MetaSettings(vectors="cls")
+    meta = MetaSettings(vectors="cls", average=False)
     model = model_of()
     save = TrainingState.save
 

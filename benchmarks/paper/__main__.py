@@ -71,7 +71,7 @@ def main(
         # Rows that learn to adapt take longest, so they come first; means of the others come last.
         wanted, of_seeds = rows.split(","), SEEDS[: 1 if quick else seeds]
         alone = [row for row in wanted if row not in MEANS]
-        run_all(plan, sorted(alone, key=lambda row: not ROWS[row][1]), of_seeds, jobs)
+        run_all(plan, sorted(alone, key=lambda row: ROWS[row][1] is None), of_seeds, jobs)
         run_all(plan, [row for row in MEANS if row in wanted], of_seeds, jobs)
     write_table(results, out, page, most if quick else None)
     Console().print(f"the table is in {page}")

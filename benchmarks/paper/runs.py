@@ -49,18 +49,21 @@ UNLABELLED = {
     "zh": "uner/zh_gsd/train.txt",
 }
 PLAIN_LOSS: dict[str, Any] = {"mask_probability": 0.0, "lambda_max": 0.0}
-ROWS: dict[str, tuple[dict[str, Any], bool]] = {  # settings that differ from the defaults, and whether it is --meta
-    "base": (PLAIN_LOSS, False),
-    "mask": ({"lambda_max": 0.0}, False),
-    "max": ({"mask_probability": 0.0}, False),
-    "mask+max": ({}, False),
-    "meta": (PLAIN_LOSS, True),
-    "full": ({}, True),
+ONE_RUN = MetaSettings(average=False)
+ROWS: dict[str, tuple[dict[str, Any], MetaSettings | None]] = {  # what differs from the defaults; None without --meta
+    "base": (PLAIN_LOSS, None),
+    "mask": ({"lambda_max": 0.0}, None),
+    "max": ({"mask_probability": 0.0}, None),
+    "mask+max": ({}, None),
+    "meta": (PLAIN_LOSS, ONE_RUN),
+    "full": ({}, ONE_RUN),
 }
 SEEDS = (95, 495, 539, 667, 806)
 AVERAGED = "averaged"
 MEMBERS = {AVERAGED: ("mask", "max", "mask+max", "full"), "averaged-pair": ("mask+max", "full")}
-"""Rows of the mean of the weights of others, which start from one and the same head and see the same batches."""
+"""Rows of the mean of the weights of others, which start from one and the same head and see the same batches.
+
+The pair is what a run with `MetaSettings()` trains and keeps."""
 BASE_AVERAGED = "base-averaged"
 """The row of the mean of as many runs of `base` as `AVERAGED` has, from one head and with batches of as many seeds."""
 MEANS = (BASE_AVERAGED, *MEMBERS)
@@ -118,7 +121,7 @@ def trained(plan: Plan, row: str, seed: int, batches: int | None = None) -> Path
     """The folder of a model trained from the head of a seed, with batches of the same seed or of another."""
     batches = seed if batches is None else batches
     folder = plan.out / (f"{row}-{seed}" if batches == seed else f"{row}-{seed}-{batches}")
-    changed, is_meta = ROWS[row]
+    changed, meta = ROWS[row]
     if not (folder / REPORT).exists() or (folder / CHECKPOINT).exists():
         model = MetaNER.from_encoder(plan.encoder, TYPES, seed=seed).to(plan.device)
         look = max(1, plan.steps // 3)
@@ -126,7 +129,6 @@ def trained(plan: Plan, row: str, seed: int, batches: int | None = None) -> Path
             steps=plan.steps, seed=batches, evaluate_every=look, precision=plan.precision, **changed
         )
         source = spread(sentences(plan.data / "conll2003/en/train.txt"), plan.source)
-        meta = MetaSettings() if is_meta else None
         train(model, source, folder, dev=english_dev(plan), settings=settings, meta=meta)
     return folder
 

@@ -34,6 +34,7 @@ _ONLY_META = {
     "second_order": "--second-order",
     "learn_rates": "--learn-rates",
     "plain_share": "--plain-share",
+    "average": "--average",
 }
 
 # field of MetaSettings: parameter of the command
@@ -45,6 +46,7 @@ _INNER = {
     "lambda_max": "inner_lambda_max",
     "learn_rates": "learn_rates",
     "plain_share": "plain_share",
+    "average": "average",
 }
 
 
@@ -127,6 +129,14 @@ def train(
     plain_share: Annotated[
         float, _option("Share of the steps, the first ones, that learn the queries as they stand.", _META)
     ] = 0.5,
+    average: Annotated[
+        bool,
+        _option(
+            "Train twice, first without inner steps, and keep the mean of the weights of both runs.",
+            _META,
+            "--average/--no-average",
+        ),
+    ] = True,
     overwrite: Annotated[bool, _option("Replace the run in the folder, and its memory.", _RUN, "--overwrite")] = False,
     format: options.FormatOption = None,
     delimiter: options.Delimiter = None,
@@ -251,6 +261,8 @@ def _fill(net: MetaNER, data: list[list[Sentence]], files: Sequence[Path], out: 
 def _report(out: Path, remembered: int) -> None:
     report = json.loads((out / REPORT).read_text(encoding="utf-8"))
     steps, best, f1 = report["settings"]["steps"], report["best_step"], report["best_f1"]
-    picked = f"after {counted(steps, 'step')}" if f1 is None else f"dev F1 {100 * f1:.2f} at step {best:,} of {steps:,}"
+    averaged = "averaged with" in report
+    when = "as a mean of two runs" if averaged else f"at step {best:,} of {steps:,}"
+    picked = f"after {counted(steps, 'step')}" if f1 is None else f"dev F1 {100 * f1:.2f} {when}"
     minutes = report["seconds"] / 60
     print(f"{out}: {picked}; {counted(remembered, 'sentence')} in the memory; trained in {minutes:.1f} minutes")

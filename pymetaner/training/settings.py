@@ -89,6 +89,8 @@ class MetaSettings:
             the inner steps too, as in the official code; ``"none"``.
         plain_share: share of the run's steps, the first ones, that learn the queries as they stand, 0 to 1: a third of
             the cost, while there is no tagger yet whose neighbours could teach it.
+        average: train twice, first without inner steps, and keep the mean of the weights of both runs, which transfers
+            better across languages than either of them (`pymetaner.average`).
         reduction: ``"mean"``: in the loss of a step every query word weighs the same; ``"sum"``: the tasks' own losses
             added up, as in the official code.
         vectors: what says which sentences are similar: ``"model"``, the model's sentence vectors; ``"cls"``, the first
@@ -108,6 +110,7 @@ class MetaSettings:
     scheduled: bool = False
     dropout: Dropout = "queries"
     plain_share: float = 0.5
+    average: bool = True
     reduction: Literal["mean", "sum"] = "mean"
     vectors: Literal["model", "cls"] = "model"
     leave_out: Literal["itself", "best"] = "itself"
@@ -121,7 +124,7 @@ class MetaSettings:
             if isinstance(rate := getattr(self, name), tuple):
                 raise SettingError(f"{name}={rate!r}: expected a number; learn_rates=True learns one for each layer")
         one_of("order", self.order, (1, 2))
-        keep(self, truth, "learn_rates", "scheduled")
+        keep(self, truth, "learn_rates", "scheduled", "average")
         keep(self, number, "plain_share", most=1)
         if self.final_lr is not None:
             if self.learn_rates:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -20,13 +21,15 @@ from pymetaner.engine import computing_in
 from pymetaner.engine.bertadam import BertAdam
 from pymetaner.errors import EmptyDataError, SettingError
 from pymetaner.evaluation import evaluate
-from pymetaner.files import CHECKPOINT, MEMORY, REPORT, forget_run, holds_model_of_no_run, write_atomically
+from pymetaner.files import CHECKPOINT, MEMORY, PLAIN, REPORT, forget_run, holds_model_of_no_run, write_atomically
 from pymetaner.model import MetaNER
 from pymetaner.network import (
+    adapted_modules,
     adapted_parameters,
     check_trainable,
     fingerprint_of,
     standing_tensors,
+    weight_sharing_copy,
     weights_version,
 )
 from pymetaner.objective import BaseObjective, Objective, check_finite
@@ -48,8 +51,8 @@ class TrainingReport:
     """What came of a run.
 
     Attributes:
-        best_step: the step whose weights were kept.
-        best_f1: its dev F1, 0 to 1; None without a dev set.
+        best_step: the step whose weights were kept, or averaged with those of the plain run.
+        best_f1: dev F1 of the weights that the model has, 0 to 1; None without a dev set.
         history: (step, dev F1) of every look at the dev set.
         seconds: how long the call took that finished the run.
     """
@@ -127,6 +130,7 @@ def train(
     windows = model.words.windows(labelled)
     run = _run(model, windows, tag_ids, dev, settings, meta)
     if not overwrite and (finished := finished_run(folder, lambda: run)):
+        shutil.rmtree(folder / PLAIN, ignore_errors=True)
         return _taken_over(model, folder, finished)
     if (folder / MEMORY).exists():
         raise SettingError(
@@ -135,6 +139,7 @@ def train(
     if not overwrite and holds_model_of_no_run(folder):
         raise SettingError(f"{folder} holds a model without a run's report: give another folder, or overwrite=True")
 
+    plain = _copy(model) if meta is not None and meta.average else None  # before anything moves
     network = model.network
     parameters = adapted_parameters(network, model.settings.freeze_layers)
     network.requires_grad_(False)
@@ -156,6 +161,11 @@ def train(
     started_at = step
 
     try:
+        if plain is not None:  # first, so that a run that goes on, from whatever weights, finds it finished
+            if progress:
+                bar().console.print("two runs: first without inner steps, then with them")
+            of_plain = train(plain, labelled, folder / PLAIN, dev=dev, settings=settings, progress=progress)
+        first_at = time.monotonic()
         with seeding(model.device) as seed, bar(progress) as progress_bar:
             task = progress_bar.add_task("training", total=settings.steps, completed=step)
             while step < settings.steps:
@@ -176,12 +186,7 @@ def train(
                     check_finite(step, loss, parameters.values())
                 if step % settings.evaluate_every == 0 or step == settings.steps:
                     network.eval()
-                    f1 = None
-                    if dev is not None:
-                        looked = evaluate(
-                            model, dev, scoring=settings.scoring, batch_size=64, precision=settings.precision
-                        )
-                        f1 = looked.plain.f1
+                    f1 = _dev_f1(model, dev, settings)
                     if state.keep(step, f1):
                         if not (folder / CHECKPOINT).exists():  # a model without one would be taken for another's
                             state.save(step)
@@ -191,22 +196,48 @@ def train(
                         progress_bar.console.print(f"step {step:,} of {settings.steps:,}: loss {loss:.3f}{measured}")
                 if step % settings.checkpoint_every == 0 or step == settings.steps:
                     state.save(step)
-                rate = (step - started_at) * settings.batch_size / (time.monotonic() - started)
+                rate = (step - started_at) * settings.batch_size / (time.monotonic() - first_at)
                 best = "" if state.best_f1 is None else f", dev F1 {100 * state.best_f1:.2f}"
                 progress_bar.update(task, completed=step, description=f"loss {loss:.3f}{best}, {rate:.0f} sentences/s")
     finally:  # whatever ended it, the model can be used
         network.eval()
         network.requires_grad_(True)
-    report = TrainingReport(state.best_step, state.best_f1, state.history, time.monotonic() - started)
-    summary = {"settings": asdict(settings), "meta": run["meta"], **asdict(report), "run": run}
-    write_atomically(folder / REPORT, json.dumps(summary, indent=2).encode() + b"\n")
     state.load_best(model)
+    summary: dict[str, Any] = {"settings": asdict(settings), "meta": run["meta"]}
+    best_f1 = state.best_f1
+    if plain is not None:
+        with torch.no_grad():
+            for one, other in zip(_moving(model), _moving(plain), strict=True):
+                one.lerp_(other, 0.5)
+        best_f1 = _dev_f1(model, dev, settings)
+        summary["averaged with"] = asdict(of_plain)
+    report = TrainingReport(state.best_step, best_f1, state.history, time.monotonic() - started)
+    summary |= {**asdict(report), "run": run}
+    write_atomically(folder / REPORT, json.dumps(summary, indent=2).encode() + b"\n")
     if isinstance(objective, MetaObjective):
         model.settings = objective.settings_after(model.settings)
     if isinstance(objective, MetaObjective) or state.best_step <= started_at:  # stopped before they were all saved
         save(model, folder, with_memory=False)
     state.discard()
+    shutil.rmtree(folder / PLAIN, ignore_errors=True)
     return report
+
+
+def _copy(model: MetaNER) -> MetaNER:
+    """A model with the same frozen weights, and other ones of its own that have the same values."""
+    own = adapted_modules(model.network, model.settings.freeze_layers).values()
+    network = weight_sharing_copy(model.network, own=own)
+    return MetaNER(network, model.tokenizer, labels=model.labels, settings=model.settings)
+
+
+def _moving(model: MetaNER) -> Iterable[nn.Parameter]:
+    return adapted_parameters(model.network, model.settings.freeze_layers).values()
+
+
+def _dev_f1(model: MetaNER, dev: Sequence[Sentence] | None, settings: TrainSettings) -> float | None:
+    if dev is None:
+        return None
+    return evaluate(model, dev, scoring=settings.scoring, batch_size=64, precision=settings.precision).plain.f1
 
 
 def _taken_over(model: MetaNER, folder: Path, report: dict[str, Any]) -> TrainingReport:

@@ -53,6 +53,7 @@ META = MetaSettings(
     scheduled=True,
     dropout="all",
     plain_share=0.0,
+    average=False,
     reduction="sum",
     vectors="cls",
     leave_out="best",

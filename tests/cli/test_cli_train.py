@@ -15,6 +15,7 @@ from tiny import CORPUS
 
 from pymetaner import MetaNER, TrainSettings, read, write
 from pymetaner.cli.training import train as command
+from pymetaner.files import PLAIN
 from pymetaner.training import trainer, wu2020
 from pymetaner.training.state import TrainingState
 
@@ -246,6 +247,18 @@ def test_the_defaults_are_the_library_s() -> None:
     for field in fields(TrainSettings):
         if field.name in parameters:
             assert parameters[field.name].default == field.default, field.name
+
+
+@pytest.mark.parametrize(("options", "words"), [((), "as a mean of two runs"), (("--no-average",), "at step")])
+def test_a_plain_run_is_averaged_with(
+    run: Any, folder: Path, labelled_file: Path, tmp_path: Path, options: tuple[str, ...], words: str
+) -> None:
+    arguments = ("train", labelled_file, "--dev", labelled_file, "--encoder", folder, "--out", tmp_path / "meta")
+    told = run(*arguments, *FEW, "--meta", *options).stdout
+    report = json.loads((tmp_path / "meta" / "training.json").read_text())
+    assert ("averaged with" in report) == report["meta"]["average"] == (not options)
+    assert f"dev F1 {100 * report['best_f1']:.2f} {words}" in told
+    assert not (tmp_path / "meta" / PLAIN).exists()
 
 
 def test_learning_to_adapt(run: Any, folder: Path, labelled_file: Path, tmp_path: Path) -> None:
