@@ -92,7 +92,8 @@ def train(
         dev: labelled sentences that pick the best weights; without them the last ones are kept.
         settings: the settings of the run.
         meta: learn to adapt in one step (section 3 of Wu et al. 2020) instead of tagging as it stands; the inner step
-            size that was trained with, or learned, becomes the model's own.
+            size that was trained with, or learned, becomes the model's own. With `meta.average` a run without inner
+            steps comes first, in a folder within `out` that is removed at the end, and the mean of both is kept.
         overwrite: begin anew where the folder holds a run already, or a model that no run made.
         progress: show a progress bar.
 
