@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from pymetaner.network import (
     weight_sharing_copy,
 )
 
-__all__ = ["average"]
+__all__ = ["average", "separate", "set_to_mean"]
 
 _ALIKE = 0.5
 """Least cosine of two heads: it is 0.94 and more if they started as one, and 0 if not (benchmarks/results/LOG.md)."""
@@ -59,17 +59,29 @@ def average(models: Iterable[MetaNER]) -> MetaNER:
         check_model(model, f"models[{i}]")
     first = models[0]
     _check_alike(models)
-    frozen = first.settings.freeze_layers
-    with torch.no_grad():
-        network = weight_sharing_copy(first.network, own=adapted_modules(first.network, frozen).values())
-        every = [adapted_parameters(model.network, frozen) for model in models]
-        for name, weight in adapted_parameters(network, frozen).items():
-            total = sum((weights[name].to(weight.device, torch.float64) for weights in every), torch.zeros(()))
-            weight.copy_(total / len(models))
-    averaged = MetaNER(network, first.tokenizer, labels=first.labels, settings=first.settings)
+    averaged = separate(first)
+    set_to_mean(averaged, models)
     if len(first.memory):
         averaged.memory = first.memory.copy_for(averaged)
     return averaged
+
+
+def separate(model: MetaNER) -> MetaNER:
+    """A model with the same frozen weights, other ones of its own that have the same values, and an empty memory."""
+    own = adapted_modules(model.network, model.settings.freeze_layers).values()
+    network = weight_sharing_copy(model.network, own=own)
+    return MetaNER(network, model.tokenizer, labels=model.labels, settings=model.settings)
+
+
+@torch.no_grad()
+def set_to_mean(model: MetaNER, models: Sequence[MetaNER]) -> None:
+    """Gives a model, which may be one of them, the mean of the weights of models that are alike."""
+    frozen = model.settings.freeze_layers
+    every = [adapted_parameters(one.network, frozen) for one in models]
+    for name, weight in adapted_parameters(model.network, frozen).items():
+        # On the CPU, since not every device has 64 bits.
+        total = sum((weights[name].to("cpu", torch.float64) for weights in every), torch.zeros(()))
+        weight.copy_(total / len(models))
 
 
 def _check_alike(models: list[MetaNER]) -> None:

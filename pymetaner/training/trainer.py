@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pymetaner.averaging import separate, set_to_mean
 from pymetaner.checkpoint import load, save
 from pymetaner.checks import check_model, instance, path_of, truth
 from pymetaner.engine import computing_in
@@ -24,12 +25,10 @@ from pymetaner.evaluation import evaluate
 from pymetaner.files import CHECKPOINT, MEMORY, PLAIN, REPORT, forget_run, holds_model_of_no_run, write_atomically
 from pymetaner.model import MetaNER
 from pymetaner.network import (
-    adapted_modules,
     adapted_parameters,
     check_trainable,
     fingerprint_of,
     standing_tensors,
-    weight_sharing_copy,
     weights_version,
 )
 from pymetaner.objective import BaseObjective, Objective, check_finite
@@ -140,7 +139,7 @@ def train(
     if not overwrite and holds_model_of_no_run(folder):
         raise SettingError(f"{folder} holds a model without a run's report: give another folder, or overwrite=True")
 
-    plain = _copy(model) if meta is not None and meta.average else None  # before anything moves
+    plain = separate(model) if meta is not None and meta.average else None  # before anything moves
     network = model.network
     parameters = adapted_parameters(network, model.settings.freeze_layers)
     network.requires_grad_(False)
@@ -207,9 +206,7 @@ def train(
     summary: dict[str, Any] = {"settings": asdict(settings), "meta": run["meta"]}
     best_f1 = state.best_f1
     if plain is not None:
-        with torch.no_grad():
-            for one, other in zip(_moving(model), _moving(plain), strict=True):
-                one.lerp_(other, 0.5)
+        set_to_mean(model, [model, plain])
         best_f1 = _dev_f1(model, dev, settings)
         summary["averaged with"] = asdict(of_plain)
     report = TrainingReport(state.best_step, best_f1, state.history, time.monotonic() - started)
@@ -222,17 +219,6 @@ def train(
     state.discard()
     shutil.rmtree(folder / PLAIN, ignore_errors=True)
     return report
-
-
-def _copy(model: MetaNER) -> MetaNER:
-    """A model with the same frozen weights, and other ones of its own that have the same values."""
-    own = adapted_modules(model.network, model.settings.freeze_layers).values()
-    network = weight_sharing_copy(model.network, own=own)
-    return MetaNER(network, model.tokenizer, labels=model.labels, settings=model.settings)
-
-
-def _moving(model: MetaNER) -> Iterable[nn.Parameter]:
-    return adapted_parameters(model.network, model.settings.freeze_layers).values()
 
 
 def _dev_f1(model: MetaNER, dev: Sequence[Sentence] | None, settings: TrainSettings) -> float | None:
