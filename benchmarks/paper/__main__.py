@@ -34,7 +34,7 @@ def main(
     seeds: Annotated[int, typer.Option("--seeds", min=1, max=len(SEEDS))] = 5,
     rows: Annotated[str, typer.Option("--rows", help="with commas between them")] = ",".join((*ROWS, *MEANS)),
     languages: Annotated[str, typer.Option("--languages")] = ",".join(TEST),
-    ks: Annotated[str, typer.Option("--ks", help="English supports for the row full; none if empty")] = "1,2,4,8,16",
+    ks: Annotated[str, typer.Option("--ks", help="English supports to adapt on; none if empty")] = "1,2,4,8,16",
     steps: Annotated[int, typer.Option("--steps", help="of training")] = 1200,
     quick: Annotated[
         bool, typer.Option("--quick", help="one seed, 300 steps, 500 test sentences, K=2; in OUT/quick")

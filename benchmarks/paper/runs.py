@@ -83,7 +83,7 @@ class Plan:
         device: cpu, cuda, ...
         steps: of training.
         languages: which of `TEST`.
-        ks: how many English supports are tried with the row `full`; 2 with the others, or none.
+        ks: how many English supports are tried; none for plain rows alone.
         texts: how many of the target language each model trains itself on, spread over the set; 0 for none.
         most: test sentences of a language, spread over the set; None for all.
         source: English sentences to train on, spread over the set, and a quarter as many to pick the best weights by;
@@ -162,8 +162,7 @@ def english_dev(plan: Plan) -> Sequence[Sentence]:
 def score_all(plan: Plan, model: MetaNER, note: dict[str, Any], folder: Path) -> None:
     """Scores a model plain, adapted on English supports, and self-trained on text of each language."""
     done = known(plan.results, plan.most)
-    ks = plan.ks if note["row"] == "full" else plan.ks and (2,)
-    ways: list[Way] = [(None, 0), *(("english", k) for k in ks)]
+    ways: list[Way] = [(None, 0), *(("english", k) for k in plan.ks)]
     if plan.texts:
         ways.append(("unlabelled", "all"))
     for language in plan.languages:
