@@ -131,7 +131,7 @@ def test_a_training_run_that_is_stopped_leaves_a_model_that_tags(model, tmp_path
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pymetaner.training.trainer.check_finite", stop)
+    monkeypatch.setattr("pymetaner.training.loop.check_finite", stop)
     with torch.no_grad(), pytest.raises(KeyboardInterrupt):
         pymetaner.train(model, CORPUS, tmp_path / "run", settings=pymetaner.TrainSettings(steps=3))
     assert not model.network.training

@@ -28,7 +28,7 @@ from pymetaner.model import MetaNER
 from pymetaner.objective import Batches, batch_loss, mask_entities
 from pymetaner.sentence import Sentence
 from pymetaner.settings import Settings
-from pymetaner.training import MetaSettings, TrainSettings, train, trainer
+from pymetaner.training import MetaSettings, TrainSettings, loop, train
 from pymetaner.windows import IGNORE
 
 SHORT = TrainSettings(steps=12, batch_size=4, lr=1e-2, evaluate_every=4, checkpoint_every=3, seed=7)
@@ -103,13 +103,13 @@ def test_a_seed_draws_the_same_masks_whatever_the_default_type_is():
 
 
 def test_the_learning_rate_rises_and_falls_in_straight_lines():
-    shares = [trainer._schedule(step, replace(SHORT, steps=100, warmup=0.1)) for step in range(100)]
+    shares = [loop._schedule(step, replace(SHORT, steps=100, warmup=0.1)) for step in range(100)]
     assert shares[:10] == pytest.approx([(i + 1) / 10 for i in range(10)])
     assert shares[10] == 1
     assert shares[-1] == pytest.approx(1 / 90)
     drops = [a - b for a, b in pairwise(shares[10:])]
     assert drops == pytest.approx([1 / 90] * 89)
-    assert [trainer._schedule(step, replace(SHORT, steps=1)) for step in range(1)] == [1]
+    assert [loop._schedule(step, replace(SHORT, steps=1)) for step in range(1)] == [1]
 
 
 def test_an_epoch_holds_every_window_once_in_a_new_order():
@@ -158,7 +158,7 @@ def test_the_best_weights_on_dev_are_kept(tmp_path, monkeypatch):
         plain = type("Score", (), {"f1": f1})()
         return replace(result, plain=plain)
 
-    monkeypatch.setattr(trainer, "evaluate", scored)
+    monkeypatch.setattr(loop, "evaluate", scored)
     model = model_of("bert")
     report = train(model, CORPUS, tmp_path, dev=CORPUS[:4], settings=replace(SHORT, steps=14))
     assert report.history == [(4, 0.2), (8, 0.6), (12, 0.6), (14, 0.1)]
@@ -200,19 +200,19 @@ def test_a_run_that_was_killed_ends_with_the_same_weights(tmp_path, monkeypatch,
             raise Killed
         return evaluate(*arguments, **options)
 
-    monkeypatch.setattr(trainer, "evaluate", dying)
+    monkeypatch.setattr(loop, "evaluate", dying)
     with pytest.raises(Killed):
         train(model_of("bert"), CORPUS, tmp_path, dev=CORPUS[:6], settings=SHORT)
     with safe_open(tmp_path / "checkpoint.safetensors", framework="pt") as file:
         assert json.loads(file.metadata()["state"])["step"] == {1: 3, 2: 6, 3: 9}[killed_at]
-    monkeypatch.setattr(trainer, "evaluate", evaluate)
-    steps, schedule = [], trainer._schedule
+    monkeypatch.setattr(loop, "evaluate", evaluate)
+    steps, schedule = [], loop._schedule
 
     def noted(step, settings):
         steps.append(step)
         return schedule(step, settings)
 
-    monkeypatch.setattr(trainer, "_schedule", noted)
+    monkeypatch.setattr(loop, "_schedule", noted)
     model = model_of("bert")
     report = train(model, CORPUS, tmp_path, dev=CORPUS[:6], settings=SHORT)
     assert min(steps) == {1: 3, 2: 6, 3: 9}[killed_at]
@@ -268,7 +268,7 @@ def test_layers_that_share_a_weight_train_it_once(tmp_path, monkeypatch):
 
     straight, stopped = tied(), tied()
     train(straight, CORPUS, tmp_path / "straight", settings=SHORT)
-    save = trainer.TrainingState.save
+    save = loop.TrainingState.save
 
     def killed(state, step):
         save(state, step)
@@ -276,7 +276,7 @@ def test_layers_that_share_a_weight_train_it_once(tmp_path, monkeypatch):
             raise Killed
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(trainer.TrainingState, "save", killed)
+        patch.setattr(loop.TrainingState, "save", killed)
         train(stopped, CORPUS, tmp_path / "stopped", settings=SHORT)
     train(stopped, CORPUS, tmp_path / "stopped", settings=SHORT)  # the shared weight does not pass for a frozen one
     assert_same(weights_of(stopped), weights_of(straight))
@@ -316,7 +316,7 @@ def test_a_real_kill(tmp_path):
     stop = done + 10
 
     def until(model, folder):
-        plain = trainer.TrainingState.save
+        plain = loop.TrainingState.save
 
         def save(state, step):
             plain(state, step)
@@ -324,7 +324,7 @@ def test_a_real_kill(tmp_path):
                 raise Killed
 
         with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
-            patch.setattr(trainer.TrainingState, "save", save)
+            patch.setattr(loop.TrainingState, "save", save)
             train(model, CORPUS, folder, dev=CORPUS[:6], settings=settings)
         return weights_of(model)
 
@@ -345,7 +345,7 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path, monkeypatch, change, s
     def die(*arguments, **options):
         raise Killed
 
-    monkeypatch.setattr(trainer, "evaluate", die)
+    monkeypatch.setattr(loop, "evaluate", die)
     with pytest.raises(Killed):
         train(model_of("bert"), CORPUS, tmp_path, dev=CORPUS[:6], settings=SHORT)
     arguments = {"sentences": CORPUS, "dev": CORPUS[:6], "settings": SHORT, **change}
@@ -456,6 +456,7 @@ def test_bad_data_is_refused_before_a_step(tmp_path):
             train(model, CORPUS, tmp_path, settings=SHORT)
     finally:
         tokenizer.mask_token = token
+    assert all(parameter.requires_grad for parameter in model.network.parameters())  # as before
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from tiny import CORPUS
 from pymetaner import MetaNER, TrainSettings, read, write
 from pymetaner.cli.training import train as command
 from pymetaner.files import PLAIN
-from pymetaner.training import trainer, wu2020
+from pymetaner.training import loop, wu2020
 from pymetaner.training.state import TrainingState
 
 FEW = ("--steps", 6, "--batch-size", 4, "--evaluate-every", 3, "--checkpoint-every", 2, "--freeze-layers", 1)
@@ -125,7 +125,7 @@ def test_a_run_stopped_around_its_first_weights_goes_on(
     start = ("train", labelled_file, "--dev", labelled_file, "--encoder", folder, "--steps", 4)
     options = ("--evaluate-every", 2, "--checkpoint-every", 100, "--out")
 
-    save = trainer.save
+    save = loop.save
 
     def stop(*given: Any, **named: Any) -> None:
         if stopped:
@@ -133,7 +133,7 @@ def test_a_run_stopped_around_its_first_weights_goes_on(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(trainer, "save", stop)
+        patched.setattr(loop, "save", stop)
         run(*start, *options, out, exits=130)
     run(*start, *options, out)
     run(*start, *options, tmp_path / "whole")
