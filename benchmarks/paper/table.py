@@ -43,31 +43,37 @@ def _scores(results: Path, most: int | None) -> Scores:
 
 
 def _by_k(results: Path) -> str:
-    """What adapting on K English supports changes, where several K were scored on the same test sentences."""
+    """What adapting on English supports changes, where several numbers were scored on the same test sentences."""
     table = []
     for most in sorted({line.get("sentences") for line in lines(results)}, key=lambda most: most or 0):
         scores = _scores(results, most)
-        for row in ALL_ROWS:
-            ks = [k for memory, k in _ways(scores, row) if memory == "english"]
-            if len(ks) < 2:
-                continue
-            many = "whole test sets" if most is None else f"{most} test sentences"
-            table += ["", f"| {row}, adapted on K english over plain, {many} | " + " | ".join(map(str, ks)) + " |"]
-            table += ["|---|" + "---|" * len(ks)]
+        ks = sorted({k for _, memory, k in scores if memory == "english" and isinstance(k, int)})
+        rows = [row for row in ALL_ROWS if sum(memory == "english" for memory, _ in _ways(scores, row)) > 1]
+        if rows:
+            heading = f"adapted on {', '.join(map(str, ks))} english over plain, "
+            heading += "whole test sets" if most is None else f"{most} test sentences"
+            table += ["", f"| {heading} | " + " | ".join((*TEST, "mean")) + " |", "|---|" + "---|" * (len(TEST) + 1)]
+        for row in rows:
             plain = scores[row, None, 0]
-            for language in TEST:
-                gains = [_gains(scores[row, "english", k][language], plain[language]) for k in ks]
-                if any(gains):
-                    table.append(f"| {language} | " + " | ".join(map(_gain_cell, gains)) + " |")
+            gains = [
+                [_gain(scores[row, "english", k].get(language, {}), plain.get(language, {})) for k in ks]
+                for language in TEST
+            ]
+            means = [None if None in of_k else statistics.mean(of_k) for of_k in zip(*gains, strict=True)]
+            seeds = len(_complete(plain))
+            cells = [" / ".join("" if gain is None else f"{gain:+.1f}" for gain in cell) for cell in (*gains, means)]
+            table.append(f"| {row} ({seeds} seed{'s' * (seeds != 1)}) | " + " | ".join(cells) + " |")
     return "\n".join([*table, ""]) if table else ""
+
+
+def _gain(ours: dict[int, float], theirs: dict[int, float]) -> float | None:
+    """Mean over the seeds that both have; None if there is none."""
+    gains = _gains(ours, theirs)
+    return statistics.mean(gains) if gains else None
 
 
 def _gains(ours: dict[int, float], theirs: dict[int, float]) -> list[float]:
     return [ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys())]
-
-
-def _gain_cell(gains: list[float]) -> str:
-    return f"{statistics.mean(gains):+.2f} ({len(gains)})" if gains else ""
 
 
 def _table(scores: Scores) -> str:
