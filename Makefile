@@ -11,8 +11,9 @@ PIP    := $(VENV)/bin/python -m pip --disable-pip-version-check
 # Bytecode is made at the first import instead, for what is imported: torch alone has thousands of files.
 INSTALL := $(PIP) install --quiet --prefer-binary --no-compile
 
-NATIVE := pyproject.toml CMakeLists.txt $(wildcard cmake/*) $(shell find csrc -type f)
-SOURCE := $(NATIVE) $(shell find pymetaner models -type f -not -name '*.pyc')
+# What an editable install compiles or copies, and what any other one copies too.
+BUILT  := pyproject.toml CMakeLists.txt $(wildcard cmake/*) $(shell find csrc models -type f)
+SOURCE := $(BUILT) $(shell find pymetaner -type f -not -name '*.pyc')
 
 .PHONY: demo test lint types core pytest wheel clean
 
@@ -50,7 +51,7 @@ $(VENV)/.demo: $(VENV)/bin/python $(SOURCE)
 	rm -f $(VENV)/.test
 	touch $@
 
-$(VENV)/.test: $(VENV)/bin/python $(NATIVE)
+$(VENV)/.test: $(VENV)/bin/python $(BUILT)
 	$(INSTALL) $(TORCH) --editable '.[test]' --config-settings=cmake.define.PYMETANER_WERROR=ON
 	rm -f $(VENV)/.demo
 	touch $@

@@ -18,6 +18,7 @@ from pymetaner.network import (
     standing_tensors,
     weight_sharing_copy,
 )
+from pymetaner.source import Source
 
 __all__ = ["average", "separate", "set_to_mean"]
 
@@ -61,6 +62,7 @@ def average(models: Iterable[MetaNER]) -> MetaNER:
     _check_alike(models)
     averaged = separate(first)
     set_to_mean(averaged, models)
+    averaged.source = Source.joined(model.source for model in models)
     if len(first.memory):
         averaged.memory = first.memory.copy_for(averaged)
     return averaged

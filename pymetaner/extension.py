@@ -87,6 +87,7 @@ def extend(model: MetaNER, sentences: Iterable[Sentence], *, batch_size: int = 1
     network.config.label2id = {tag: i for i, tag in enumerate(labels.tags)}
     network.num_labels = len(labels.tags)  # type: ignore[assignment]
     extended = MetaNER(network, model.tokenizer, labels=labels, settings=model.settings)
+    extended.source = model.source
     if len(model.memory):
         extended.memory = model.memory.copy_for(extended)
     return extended

@@ -23,6 +23,7 @@ __all__ = [
     "REPORT",
     "SETTINGS",
     "SETTINGS_FORMAT",
+    "SOURCE",
     "STAGE",
     "WEIGHTS",
     "database_uri",
@@ -37,6 +38,7 @@ __all__ = [
 
 CONFIG, SETTINGS, MEMORY = "config.json", "pymetaner.json", "memory.sqlite"  # in a model's folder
 WEIGHTS, PACKED = "model.safetensors", "model.packed.safetensors"  # one of them, there too
+SOURCE = "source.safetensors"  # there too, if it is known what the model learned from
 CHECKPOINT, REPORT = "checkpoint.safetensors", "training.json"  # in the folder of a training run
 PLAIN = ".plain"  # in the folder of a run while it lasts: that of the plain run that it is averaged with
 

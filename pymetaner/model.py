@@ -32,6 +32,7 @@ from pymetaner.network import (
 )
 from pymetaner.sentence import Sentence
 from pymetaner.settings import Settings
+from pymetaner.source import Source
 from pymetaner.windows import WordTokenizer
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ class MetaNER(nn.Module, ModelHubMixin):
 
     Attributes:
         cache: factors of supports, kept between calls of `pymetaner.adapt`; replace it to bound it otherwise.
+        source: what it learned from, as `Memory.calibrate` asks for; None if that is not known.
 
     Raises:
         LabelSchemeError: if the labels are not entity tags, or not one per logit.
@@ -82,6 +84,7 @@ class MetaNER(nn.Module, ModelHubMixin):
         self._fingerprint: tuple[object, str] = (None, "")
         self._memories: list[Memory] = []  # the first is the model's; none before it is asked for
         self.cache = FactorCache()
+        self.source: Source | None = None
 
     @property
     def settings(self) -> Settings:
@@ -107,6 +110,7 @@ class MetaNER(nn.Module, ModelHubMixin):
         copied = type(self)(network, self.tokenizer, labels=self.labels, settings=self.settings)
         memo[id(self)] = copied
         copied.cache = copy.deepcopy(self.cache)
+        copied.source = self.source
         if self._memories and len(self.memory):
             copied.memory = self.memory.copy_for(copied, calibration=True)
         return copied

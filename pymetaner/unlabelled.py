@@ -114,6 +114,7 @@ def self_train(
     most = how.steps_on(len(sentences)) * how.batch_size
     labelled = [sentence for sentence, _ in _own_labels(model, spread(sentences, most), computation)]
     trained = fine_tuned_model(model, labelled, how, computation)
+    trained.source = model.source  # labels of its own are nothing that it was taught
     if len(model.memory):
         trained.memory = model.memory.copy_for(trained)
     return trained

@@ -14,6 +14,7 @@ from pymetaner.memory import Memory
 from pymetaner.memory.encoder import check_labelled
 from pymetaner.model import MetaNER
 from pymetaner.sentence import Sentence
+from pymetaner.source import Source
 
 __all__ = ["fine_tune", "model_of_memory"]
 
@@ -77,6 +78,7 @@ def fine_tune(
         supports = added = check_labelled(labelled, model.types)
     how = FineTuning(step_size(model, lr, "adamw"), steps, lambda_max or 0.0, seed=seed)
     trained = fine_tuned_model(model, supports, how, Computation(precision=precision, progress=progress))
+    trained.source = Source.of(trained, supports, before=model.source)
     trained.memory = memory.copy_for(trained)
     if added:
         trained.memory.add(added)

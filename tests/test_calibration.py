@@ -10,7 +10,7 @@ import torch
 from tasks import reference
 from tiny import CORPUS, model_of
 
-from pymetaner import Memory, adapt, calibrate, calibration, predict
+from pymetaner import Memory, adapt, calibrate, calibration, predict, trials
 from pymetaner.decode import decode
 from pymetaner.engine import Computation, FineTuning, Task, fine_tuned_model
 from pymetaner.errors import EmptyDataError, SettingError
@@ -45,8 +45,9 @@ def test_scores_are_those_of_sentences_left_out(model, optimizer):
 @pytest.fixture
 def _adapting_is_best(monkeypatch):
     """A network with random weights gets worse by adapting; let it win."""
-    monkeypatch.setattr(calibration, "_margin", lambda trial: (trial.k, trial.inner is not None and trial.inner.steps))
-    monkeypatch.setattr(calibration, "_sure_gain", lambda *_: 1.0)
+    for module in (calibration, trials):
+        monkeypatch.setattr(module, "margin_of", lambda trial: (trial.k, trial.inner is not None and trial.inner.steps))
+    monkeypatch.setattr(trials, "_sure_gain", lambda *_: 1.0)
 
 
 @pytest.mark.usefixtures("_adapting_is_best")
@@ -79,7 +80,8 @@ def test_not_adapting_wins_unless_something_is_better(model):
 
 
 def test_a_step_that_gains_nothing_over_the_votes_alone_is_not_taken(model, monkeypatch):
-    monkeypatch.setattr(calibration, "_margin", lambda trial: (trial.k, trial.knn))
+    for module in (calibration, trials):
+        monkeypatch.setattr(module, "margin_of", lambda trial: (trial.k, trial.knn))
     assert calibrate(model, ks=(1,), lrs=(1e-9,), knns=(0.5,)).arguments == {"k": 0, "knn": 0.5}
 
 
@@ -130,7 +132,7 @@ def large_steps(model, monkeypatch):
 
 def test_learning_from_all_wins_if_it_gains_at_all(large_steps, monkeypatch):
     gains = iter([0.01, 0.3])
-    monkeypatch.setattr(calibration, "_sure_gain", lambda *_: next(gains))
+    monkeypatch.setattr(trials, "_sure_gain", lambda *_: next(gains))
     found = calibrate(large_steps, knns=(0.5,))
     assert [(trial.k, trial.knn, trial.margin) for trial in found.trials] == [
         (0, 0.0, 0.0),
@@ -142,7 +144,7 @@ def test_learning_from_all_wins_if_it_gains_at_all(large_steps, monkeypatch):
 
 @pytest.mark.parametrize("enough", [len(CORPUS), len(CORPUS) + 1])
 def test_learning_from_all_that_goes_astray_is_no_choice(model, monkeypatch, enough):
-    monkeypatch.setattr(calibration, "_ENOUGH", enough)
+    monkeypatch.setattr(calibration, "_MANY", enough)
     monkeypatch.setattr(model, "settings", replace(model.settings, lr={"adamw": 1e30}))
     assert [trial.k for trial in calibrate(model, ks=("all", 2), lrs=(1e-9,), knns=()).trials] == [0, 2]
 
@@ -186,11 +188,11 @@ def test_two_labellings_of_one_text_teach_nothing_about_it(model):
     assert found.best == found.plain
 
 
-def test_what_all_of_it_teaches_has_the_benefit_of_the_doubt_from_forty_sentences_on(large_steps, monkeypatch):
+def test_what_all_of_it_teaches_has_the_benefit_of_the_doubt_from_ten_sentences_on(large_steps, monkeypatch):
     model = large_steps
 
     def tried(enough, **settings):
-        monkeypatch.setattr(calibration, "_ENOUGH", enough)
+        monkeypatch.setattr(trials, "_ENOUGH", enough)
         return calibrate(model, lrs=(1e-9,), knns=(), **settings)
 
     doubted, trusted = tried(len(CORPUS) + 1), tried(len(CORPUS))
@@ -198,18 +200,24 @@ def test_what_all_of_it_teaches_has_the_benefit_of_the_doubt_from_forty_sentence
     assert doubted.trials[1].margin <= gain <= trusted.trials[1].margin
     error = gain - doubted.trials[1].margin
     assert error > 0 and trusted.trials[1].margin - gain == pytest.approx(2 * error)
-    monkeypatch.setattr(calibration, "_sure_gain", lambda *_: 0.01)
+    monkeypatch.setattr(trials, "_sure_gain", lambda *_: 0.01)
     assert [trial.k for trial in tried(1).trials] == [0, "all"]  # what holds is not compared with dearer choices
     assert tried(1).arguments["k"] == "all"
     assert adapt(model, CORPUS[:2], **tried(1).arguments)[0].profile.engine == "fine-tuned"
     assert {trial.k for trial in tried(1, most_for_all=len(CORPUS) - 1).trials} == {0, 2, 4}
+    monkeypatch.setattr(trials, "_sure_gain", lambda *_: 0.0)
+    assert tried(len(CORPUS)).arguments["k"] == "all"  # a trial so short need not change a tag of so few
+    assert tried(len(CORPUS) + 1).arguments["k"] == 0
+    model.memory = Memory(model)
+    model.memory.add([sentence.with_tags(("O",) * len(sentence)) for sentence in CORPUS])
+    assert tried(1).arguments["k"] == 0  # nor is there anything to be learned without an entity
 
 
 def test_from_forty_sentences_on_no_step_on_the_nearest_stands_in_for_all(large_steps, monkeypatch):
-    monkeypatch.setattr(calibration, "_sure_gain", lambda *_: -0.01)
+    monkeypatch.setattr(trials, "_sure_gain", lambda *_: -0.01)
 
     def tried(enough, **settings):
-        monkeypatch.setattr(calibration, "_ENOUGH", enough)
+        monkeypatch.setattr(calibration, "_MANY", enough)
         found = calibrate(large_steps, lrs=(0.3,), knns=(0.5,), **settings)
         assert found.best == found.plain
         return [(trial.k, trial.knn) for trial in found.trials]
@@ -224,9 +232,9 @@ def test_a_gain_in_one_sentence_of_many_is_no_gain():
     once, often = plain.copy(), plain.copy()
     once[0, 0] = 2
     often[:12, 0] = 2
-    assert calibration._sure_gain(plain, plain) == 0
-    assert -0.02 < calibration._sure_gain(once, plain) <= 0.001 < 0.2 < calibration._sure_gain(often, plain) < 0.3
-    assert calibration._sure_gain(plain, often) < -0.3
+    assert trials._sure_gain(plain, plain) == 0
+    assert -0.02 < trials._sure_gain(once, plain) <= 0.001 < 0.2 < trials._sure_gain(often, plain) < 0.3
+    assert trials._sure_gain(plain, often) < -0.3
 
 
 def test_sentences_that_are_removed_meanwhile(model, monkeypatch):
@@ -247,21 +255,21 @@ def test_sentences_that_are_removed_meanwhile(model, monkeypatch):
             assert calibrate(model, memory, ks=("all", 2)).sentences == len(CORPUS)
     taken = []
 
-    def spread(ids, most, spread=calibration.spread):
+    def spread(ids, most, spread=trials.spread):
         found = spread(ids, most)
         if not taken:
             taken.append(memory.remove(found[:2]))
         return found
 
     memory.add(CORPUS)
-    monkeypatch.setattr(calibration, "spread", spread)
+    monkeypatch.setattr(trials, "spread", spread)
     assert calibrate(model, memory, ks=(2,)).sentences == len(CORPUS) - 2
 
 
 def test_a_memory_that_is_emptied_meanwhile_has_no_calibration(model, monkeypatch):
     memory = Memory(model)
     memory.add(CORPUS)
-    monkeypatch.setattr(calibration, "_sure_gain", lambda *_: memory.clear() or 0.0)
+    monkeypatch.setattr(trials, "_sure_gain", lambda *_: memory.clear() or 0.0)
     memory.calibrate(ks=(2,))
     assert len(memory) == 0 and memory.calibration is None
 

@@ -30,13 +30,14 @@ from pymetaner.errors import (
     ModelFileError,
     UnsupportedModelError,
 )
-from pymetaner.files import CONFIG, MEMORY, PACKED, SETTINGS, SETTINGS_FORMAT
+from pymetaner.files import CONFIG, MEMORY, PACKED, SETTINGS, SETTINGS_FORMAT, SOURCE
 from pymetaner.labels import LabelScheme
 from pymetaner.memory import Memory
 from pymetaner.network import head_of, longest_window
 from pymetaner.packing import unpack_file
 from pymetaner.randomness import seeding
 from pymetaner.settings import STEP_SIZES, Settings
+from pymetaner.source import Source
 from pymetaner.view import borrowed_view
 
 if TYPE_CHECKING:
@@ -93,6 +94,8 @@ def load(
     with borrowed_view(network, settings.freeze_layers):
         pass  # refuses layers that cannot be read; what it found out is kept
     model.to(device)
+    if (folder / SOURCE).exists():
+        model.source = Source.load(folder / SOURCE)
     if with_memory and (folder / MEMORY).exists():
         try:
             model.memory = Memory.load(model, folder / MEMORY)
@@ -197,7 +200,7 @@ def _read_tokenizer(folder: Path, network: PreTrainedModel) -> PreTrainedTokeniz
 @torch.inference_mode(False)
 def _read_network(folder: Path, config: Any, dtype: torch.dtype, new_head: bool = False) -> PreTrainedModel:
     packed = folder / PACKED
-    has_weights = any(folder.glob("*.safetensors"))
+    has_weights = any(path.name != SOURCE for path in folder.glob("*.safetensors"))
     if not has_weights:
         raise ModelFileError(
             f"{folder} has no *.safetensors file: expected safetensors weights (pickled weights are never read; "

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from pymetaner.errors import PymetanerError, SaveError, SettingError
-from pymetaner.files import MEMORY, PACKED, SETTINGS, SETTINGS_FORMAT, STAGE, WEIGHTS, sync
+from pymetaner.files import MEMORY, PACKED, SETTINGS, SETTINGS_FORMAT, SOURCE, STAGE, WEIGHTS, sync
 from pymetaner.packing import pack_tensors, unpack_file
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def save(model: MetaNER, folder: Path, *, packed: bool = False, with_memory: boo
         for name in names:
             (stage / name).chmod((stage / SETTINGS).stat().st_mode)  # safetensors' own would be for the owner alone
             sync(stage / name)
-        stale = {WEIGHTS, PACKED} - set(names)
+        stale = {WEIGHTS, PACKED, SOURCE} - set(names)
         # A memory that is open on the very file in the folder is up to date there already.
         in_place = memory and memory.path and memory.path.resolve() == (folder / MEMORY).resolve()
         if memory and not in_place:
@@ -87,6 +87,8 @@ def _write(model: MetaNER, stage: Path, packed: bool) -> None:
         save_file(small, stage / PACKED, metadata=metadata)
     else:
         save_file(_untied(tensors), stage / WEIGHTS, metadata={"format": "pt"})
+    if model.source is not None:
+        model.source.save(stage / SOURCE)
     settings = {"format": SETTINGS_FORMAT, **asdict(model.settings)}
     (stage / SETTINGS).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 

@@ -25,6 +25,7 @@ from pymetaner.network import adapted_parameters, check_trainable, weights_versi
 from pymetaner.objective import BaseObjective
 from pymetaner.progress import bar
 from pymetaner.sentence import Sentence, check_sentences, check_words
+from pymetaner.source import Source
 from pymetaner.training.loop import dev_f1, optimizer_of, take_steps
 from pymetaner.training.meta import MetaObjective
 from pymetaner.training.run import described
@@ -144,8 +145,8 @@ def train(
     write_atomically(folder / REPORT, json.dumps(summary, indent=2).encode() + b"\n")
     if isinstance(objective, MetaObjective):
         model.settings = objective.settings_after(model.settings)
-    if isinstance(objective, MetaObjective) or state.best_step <= done:  # stopped before they were all saved
-        save(model, folder, with_memory=False)
+    model.source = Source.of(model, labelled, before=model.source)
+    save(model, folder, with_memory=False)
     state.discard()
     shutil.rmtree(folder / PLAIN, ignore_errors=True)
     return report
@@ -204,6 +205,6 @@ def _taken_over(model: MetaNER, folder: Path, report: dict[str, Any]) -> Trainin
     finished = load(MetaNER, folder, labels=None, dtype=dtype, device=model.device, with_memory=False)
     model.network.load_state_dict(finished.network.state_dict())
     model.network.eval()
-    model.settings = finished.settings
+    model.settings, model.source = finished.settings, finished.source
     history = [(int(step), float(f1)) for step, f1 in report["history"]]
     return TrainingReport(report["best_step"], report["best_f1"], history, report["seconds"])
