@@ -141,7 +141,7 @@ def test_a_folder_holds_what_its_model_learned_from_and_nothing_older(trained, t
     file = tmp_path / "source.safetensors"
     assert load_file(file)["vectors"].dtype == np.float16
     (tmp_path / "model.safetensors").rename(tmp_path / "moved")
-    with pytest.raises(ModelFileError, match="no \\*.safetensors file"):  # that of the source has no weights
+    with pytest.raises(ModelFileError, match=r"no \*\.safetensors file"):  # that of the source has no weights
         MetaNER.from_pretrained(tmp_path)
     (tmp_path / "moved").rename(tmp_path / "model.safetensors")
     vectors, probe = np.ones((3, 4), np.float16), np.ones(4, np.float16)
@@ -152,10 +152,10 @@ def test_a_folder_holds_what_its_model_learned_from_and_nothing_older(trained, t
         {"vectors": vectors * np.float16("nan"), "probe": probe},
     ):
         save_file(damaged, file)
-        with pytest.raises(ModelFileError, match="source.safetensors is damaged"):
+        with pytest.raises(ModelFileError, match=r"source\.safetensors is damaged"):
             MetaNER.from_pretrained(tmp_path)
     file.write_bytes(b"no such thing")
-    with pytest.raises(ModelFileError, match="source.safetensors is damaged"):
+    with pytest.raises(ModelFileError, match=r"source\.safetensors is damaged"):
         MetaNER.from_pretrained(tmp_path)
     model_of("bert").save_pretrained(tmp_path)
     assert not file.exists() and MetaNER.from_pretrained(tmp_path).source is None
