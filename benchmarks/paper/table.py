@@ -54,22 +54,19 @@ def _by_k(results: Path) -> str:
             heading += "whole test sets" if most is None else f"{most} test sentences"
             table += ["", f"| {heading} | " + " | ".join((*TEST, "mean")) + " |", "|---|" + "---|" * (len(TEST) + 1)]
         for row in rows:
-            plain = scores[row, None, 0]
+            plain, adapted = scores[row, None, 0], [scores[row, "english", k] for k in ks]
+            # The same seeds everywhere, since all of a line is compared.
+            seeds = sorted(set.intersection(*(set(_complete(found)) for found in (plain, *adapted))))
+            if not seeds:
+                continue
             gains = [
-                [_gain(scores[row, "english", k].get(language, {}), plain.get(language, {})) for k in ks]
+                [statistics.mean(found[language][seed] - plain[language][seed] for seed in seeds) for found in adapted]
                 for language in TEST
             ]
-            means = [None if None in of_k else statistics.mean(of_k) for of_k in zip(*gains, strict=True)]
-            seeds = len(_complete(plain))
-            cells = [" / ".join("" if gain is None else f"{gain:+.1f}" for gain in cell) for cell in (*gains, means)]
-            table.append(f"| {row} ({seeds} seed{'s' * (seeds != 1)}) | " + " | ".join(cells) + " |")
+            means = [statistics.mean(of_k) for of_k in zip(*gains, strict=True)]
+            cells = [" / ".join(f"{gain:+.1f}" for gain in cell) for cell in (*gains, means)]
+            table.append(f"| {row} ({len(seeds)} seed{'s' * (len(seeds) != 1)}) | " + " | ".join(cells) + " |")
     return "\n".join([*table, ""]) if table else ""
-
-
-def _gain(ours: dict[int, float], theirs: dict[int, float]) -> float | None:
-    """Mean over the seeds that both have; None if there is none."""
-    gains = _gains(ours, theirs)
-    return statistics.mean(gains) if gains else None
 
 
 def _gains(ours: dict[int, float], theirs: dict[int, float]) -> list[float]:
@@ -150,10 +147,15 @@ def compare(file: Path, runs: Path, scores: Scores, most: int | None) -> None:
             counts = np.stack([np.load(path) for path in group]).reshape(len(group) // 2, 2, -1, 3)
             difference, samples = bootstrap(counts)
             every.append((difference, samples))
-            line[language] = {"difference": round(difference, 3), "p": float((samples <= 0).mean())}
+            line[language] = {"difference": round(difference, 3), **_shares(samples)}
         mean = float(np.mean([difference for difference, _ in every]))
-        line["mean"] = {"difference": round(mean, 3), "p": float((np.mean([s for _, s in every], axis=0) <= 0).mean())}
+        line["mean"] = {"difference": round(mean, 3), **_shares(np.mean([samples for _, samples in every], axis=0))}
         append(file, line)
+
+
+def _shares(samples: NDArray[np.float64]) -> dict[str, float]:
+    """Of the samples, how many are not above 0, which is the one-sided `p`, and how many not below."""
+    return {"p": float((samples <= 0).mean()), "not below": float((samples >= 0).mean())}
 
 
 def bootstrap(counts: NDArray[np.int64]) -> tuple[float, NDArray[np.float64]]:
@@ -184,7 +186,7 @@ def _tests(results: Path, scores: Scores) -> str:
     table = ["", "| difference in F1 (p over test sentences) | " + " | ".join(TEST) + " | mean | over seeds |"]
     table.append("|---|" + "---|" * (len(TEST) + 2))
     for line in found.values():
-        cells = [f"{line[way]['difference']:+.2f} ({_two_sided(line[way]['p'])})" for way in (*TEST, "mean")]
+        cells = [f"{line[way]['difference']:+.2f} ({_two_sided(line[way])})" for way in (*TEST, "mean")]
         cells.append(_over_seeds(scores, line["row"], line["against"]))
         table.append(f"| {_name(line['row'])} over {_name(line['against'])} | " + " | ".join(cells) + " |")
     for ours, theirs in _pairs(scores):  # those whose counts were never at hand together
@@ -196,9 +198,9 @@ def _tests(results: Path, scores: Scores) -> str:
     return "\n".join(table) + "\n"
 
 
-def _two_sided(not_above: float) -> str:
-    """p that there is no difference, from the share of samples whose difference is not above 0."""
-    return _p(2 * min(not_above, 1 - not_above))
+def _two_sided(shares: dict[str, float]) -> str:
+    """p that there is no difference; lines of before December 2026 lack a share, but have few samples of just 0."""
+    return _p(min(1.0, 2 * min(shares["p"], shares.get("not below", 1 - shares["p"]))))
 
 
 def _p(value: float) -> str:
