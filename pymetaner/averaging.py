@@ -20,7 +20,7 @@ from pymetaner.network import (
 )
 from pymetaner.source import Source
 
-__all__ = ["average", "separate", "set_to_mean"]
+__all__ = ["average", "heads_alike", "separate", "set_to_mean"]
 
 _ALIKE = 0.5
 """Least cosine of two heads: it is 0.94 and more if they started as one, and 0 if not (benchmarks/results/LOG.md)."""
@@ -89,7 +89,7 @@ def set_to_mean(model: MetaNER, models: Sequence[MetaNER]) -> None:
 def _check_alike(models: list[MetaNER]) -> None:
     """Checks that models can be averaged: each of them with the first."""
     first = models[0]
-    standing, head = _standing(first), _head(first)
+    standing = _standing(first)
     for i, model in enumerate(models[1:], 1):
         if model.labels != first.labels:
             raise LabelMismatchError(
@@ -101,13 +101,16 @@ def _check_alike(models: list[MetaNER]) -> None:
                 f"model {i} has other frozen weights or another tokenizer than the first: average models that were "
                 "trained from one encoder with the same freeze_layers"
             )
-        cosine = float(torch.cosine_similarity(head, _head(model), dim=0))
-        if not cosine >= _ALIKE:  # of weights that are no numbers there is none
+        if not heads_alike(first, model):
             raise UnsupportedModelError(
-                f"the head of model {i} has nothing in common with that of the first (cosine {cosine:.2f}), so that "
-                "their mean would tag badly: average models trained from MetaNER.from_encoder with one and the same "
-                "seed"
+                f"the head of model {i} has nothing in common with that of the first, so that their mean would tag "
+                "badly: average models trained from MetaNER.from_encoder with one and the same seed"
             )
+
+
+def heads_alike(first: MetaNER, second: MetaNER) -> bool:
+    """Whether the heads of two models of one architecture can have started as one."""
+    return float(torch.cosine_similarity(_head(first), _head(second), dim=0)) >= _ALIKE  # False if there is none
 
 
 def _standing(model: MetaNER) -> tuple[object, ...]:

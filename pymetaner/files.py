@@ -55,8 +55,9 @@ def unfinished(path: Path) -> str:
 
 
 def holds_model_of_no_run(folder: Path) -> bool:
-    """Whether a folder holds a model, and neither the report nor the checkpoint of a run that made it."""
-    return (folder / CONFIG).exists() and not any((folder / name).exists() for name in (REPORT, CHECKPOINT))
+    """Whether a folder holds a model, and neither the report nor the checkpoint of a run that made it or will."""
+    kept = [place / name for place in (folder, folder / PLAIN) for name in (REPORT, CHECKPOINT)]
+    return (folder / CONFIG).exists() and not any(path.exists() for path in kept)
 
 
 def forget_run(folder: Path) -> None:

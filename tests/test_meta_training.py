@@ -16,14 +16,14 @@ from torch.func import functional_call
 from pymetaner import adapt, evaluate
 from pymetaner.engine import Computation, InnerStep, MetaLearner, SequentialMetaLearner, Task
 from pymetaner.errors import EmptyDataError, SettingError
-from pymetaner.files import PLAIN, REPORT
+from pymetaner.files import CHECKPOINT, PLAIN, REPORT
 from pymetaner.learning import Learning, inner_step
 from pymetaner.model import MetaNER
 from pymetaner.network import adapted_groups, adapted_parameters
 from pymetaner.objective import BaseObjective
 from pymetaner.sentence import Sentence
 from pymetaner.settings import Settings
-from pymetaner.training import MetaSettings, TrainSettings, train
+from pymetaner.training import MetaSettings, TrainSettings, loop, train
 from pymetaner.training.meta import MetaObjective, pseudo_tasks
 from pymetaner.training.state import TrainingState
 from pymetaner.windows import IGNORE
@@ -176,6 +176,45 @@ def test_an_averaged_run_goes_on_wherever_it_was_killed(tmp_path, monkeypatch, m
     assert len(written) > 5 and {path.parent.name for path, _ in written} == {"killed", PLAIN}
     assert_same(weights_of(resumed), weights_of(whole))
     assert not (tmp_path / "killed" / PLAIN).exists()
+
+
+def plain_run_killed(tmp_path, monkeypatch, model, step, **options):
+    """Leaves the plain run of an averaged one at a checkpoint."""
+    save = TrainingState.save
+
+    def killed(self, at):
+        save(self, at)
+        if at == step and self.path.parent.name == PLAIN:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(TrainingState, "save", killed)
+        train(model, CORPUS, tmp_path, settings=SHORT, meta=MetaSettings(), **options)
+
+
+def test_an_averaged_run_that_replaces_another_goes_on_too(tmp_path, monkeypatch):
+    whole = model_of("bert")
+    train(whole, CORPUS, tmp_path / "whole", settings=SHORT, meta=MetaSettings())
+    train(model_of("bert"), CORPUS, tmp_path / "run", settings=replace(SHORT, steps=2))
+    plain_run_killed(tmp_path / "run", monkeypatch, model_of("bert"), 6, overwrite=True)
+    assert not (tmp_path / "run" / REPORT).exists() and (tmp_path / "run" / PLAIN / CHECKPOINT).exists()
+    resumed, steps, schedule = model_of("bert"), [], loop._schedule
+    monkeypatch.setattr(loop, "_schedule", lambda step, settings: steps.append(step) or schedule(step, settings))
+    train(resumed, CORPUS, tmp_path / "run", settings=SHORT, meta=MetaSettings())
+    assert steps == [*range(6, 12), *range(12)]
+    assert_same(weights_of(resumed), weights_of(whole))
+
+
+def test_runs_that_started_from_other_heads_are_not_averaged(tmp_path, monkeypatch):
+    plain_run_killed(tmp_path / "run", monkeypatch, model_of("bert"), 6)
+    other = model_of("bert")
+    with torch.no_grad():
+        other.network.classifier.weight.mul_(-1)
+    before = weights_of(other)
+    with pytest.raises(SettingError, match="started from another head"):
+        train(other, CORPUS, tmp_path / "run", settings=SHORT, meta=MetaSettings())
+    assert_same(weights_of(other), before)
+    train(other, CORPUS, tmp_path / "run", settings=SHORT, meta=MetaSettings(), overwrite=True)
 
 
 def test_base_and_meta_runs_are_told_apart(tmp_path, monkeypatch):

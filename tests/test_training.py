@@ -22,7 +22,7 @@ from tiny import CORPUS, OVERLAP, WINDOW, model_of, network_of, parse, tokenizer
 from torch.nn import functional
 
 from pymetaner import evaluate
-from pymetaner.errors import EmptyDataError, LabelMismatchError, ModelFileError, SaveError, SettingError
+from pymetaner.errors import EmptyDataError, LabelMismatchError, ModelFileError, NumericsError, SaveError, SettingError
 from pymetaner.files import MEMORY, REPORT
 from pymetaner.model import MetaNER
 from pymetaner.objective import Batches, batch_loss, mask_entities
@@ -257,6 +257,36 @@ def test_the_same_model_object_goes_on_too(tmp_path, monkeypatch, uninterrupted)
         train(model, CORPUS, tmp_path, dev=CORPUS[:6], settings=SHORT)
     train(model, CORPUS, tmp_path, dev=CORPUS[:6], settings=SHORT)
     assert_same(weights_of(model), uninterrupted[1])
+
+
+@pytest.mark.parametrize("meta", [None, MetaSettings(average=False), MetaSettings()], ids=["base", "meta", "averaged"])
+def test_a_model_whose_run_stopped_before_its_first_checkpoint_starts_anew(tmp_path, monkeypatch, meta):
+    whole, stopped = model_of("bert"), model_of("bert")
+    settings = replace(SHORT, checkpoint_every=100, evaluate_every=100)
+    train(whole, CORPUS, tmp_path / "whole", settings=settings, meta=meta)
+    plain_step, steps = torch.optim.AdamW.step, []
+    last = 16 if meta is not None and meta.average else 4  # the plain run of twelve steps comes first
+
+    def interrupted(self, *arguments):
+        steps.append(1)
+        if len(steps) == last:
+            raise KeyboardInterrupt
+        return plain_step(self, *arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(torch.optim.AdamW, "step", interrupted)
+        train(stopped, CORPUS, tmp_path / "stopped", settings=settings, meta=meta)
+    assert_same(weights_of(stopped), weights_of(model_of("bert")))
+    train(stopped, CORPUS, tmp_path / "stopped", settings=settings, meta=meta)
+    assert_same(weights_of(stopped), weights_of(whole))
+
+
+def test_a_run_that_goes_astray_leaves_the_model_as_it_was(tmp_path):
+    model = model_of("bert")
+    with pytest.raises(NumericsError):
+        train(model, CORPUS, tmp_path / "astray", settings=replace(SHORT, lr=1e30, checkpoint_every=1))
+    assert (tmp_path / "astray" / "checkpoint.safetensors").exists()
+    assert_same(weights_of(model), weights_of(model_of("bert")))
 
 
 def test_layers_that_share_a_weight_train_it_once(tmp_path, monkeypatch):

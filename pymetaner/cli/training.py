@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -209,7 +209,7 @@ def train(
             return
         net.memory = before
     else:
-        with _memory_aside(out) if overwrite else nullcontext():
+        with _memory_aside(out, overwrite):
             train_model(
                 net, sentences, out, dev=held, settings=settings, meta=learning, overwrite=overwrite, progress=True
             )
@@ -226,9 +226,12 @@ def _new_model(encoder: str, types: Sequence[str], seed: int, device: str, label
 
 
 @contextmanager
-def _memory_aside(out: Path) -> Iterator[None]:
-    """Within the block the folder has no memory; afterwards it is gone, or there again if the run failed."""
-    names = [name for name in (MEMORY, f"{MEMORY}-wal", f"{MEMORY}-shm") if (out / name).exists()]
+def _memory_aside(out: Path, overwrite: bool) -> Iterator[None]:
+    """In the block a folder to be overwritten has no memory; afterwards it is gone, or there again if the run failed.
+
+    So is one that a run set aside which was killed, once the run that goes on in its place has finished.
+    """
+    names = [name for name in (MEMORY, f"{MEMORY}-wal", f"{MEMORY}-shm") if overwrite and (out / name).exists()]
     for name in names:
         (out / name).replace(out / f"{name}.before")
     try:
@@ -237,8 +240,8 @@ def _memory_aside(out: Path) -> Iterator[None]:
         for name in names:
             (out / f"{name}.before").replace(out / name)
         raise
-    for name in names:
-        (out / f"{name}.before").unlink()
+    for left in out.glob(f"{MEMORY}*.before"):
+        left.unlink()
 
 
 def _fill(net: MetaNER, data: list[list[Sentence]], files: Sequence[Path], out: Path) -> None:

@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from pymetaner.averaging import separate, set_to_mean
+from pymetaner.averaging import heads_alike, separate, set_to_mean
 from pymetaner.checkpoint import load, save
 from pymetaner.checks import check_model, instance, path_of, truth
-from pymetaner.errors import EmptyDataError, SettingError
-from pymetaner.files import MEMORY, PLAIN, REPORT, forget_run, holds_model_of_no_run, write_atomically
+from pymetaner.errors import EmptyDataError, NumericsError, SettingError
+from pymetaner.files import CHECKPOINT, MEMORY, PLAIN, REPORT, forget_run, holds_model_of_no_run, write_atomically
 from pymetaner.model import MetaNER
 from pymetaner.network import adapted_parameters, check_trainable, weights_version
 from pymetaner.objective import BaseObjective
@@ -93,7 +93,7 @@ def train(
             model, `out` or the settings are of another kind; if the weights are float16.
         UnsupportedModelError: if frozen layers share weights with others, or `meta` cannot adapt the network.
         SaveError: if the folder cannot be written.
-        NumericsError: if the loss is no number any more; the last checkpoint stays.
+        NumericsError: if the loss is no number any more; the last checkpoint stays, and the model is as it was before.
     """
     check_model(model)
     settings = TrainSettings() if settings is None else settings
@@ -117,7 +117,7 @@ def train(
 
     plain = separate(model) if meta is not None and meta.average else None  # before anything moves
     summary: dict[str, Any] = {"settings": asdict(settings), "meta": run["meta"]}
-    with _trained_alone(model) as parameters:
+    with _trained_alone(model, folder) as parameters:
         objective: BaseObjective | MetaObjective
         if meta is None:
             objective = BaseObjective(model, windows, tag_ids, settings)
@@ -133,6 +133,11 @@ def train(
             if progress:
                 bar().console.print("two runs: first without inner steps, then with them")
             of_plain = train(plain, labelled, folder / PLAIN, dev=dev, settings=settings, progress=progress)
+            if not heads_alike(plain, model):
+                raise SettingError(
+                    f"{folder} holds a run that was stopped and started from another head, whose mean with this one "
+                    "would tag badly: give the model that it started from, another folder, or overwrite=True"
+                )
             summary["averaged with"] = asdict(of_plain)
         take_steps(model, objective, state, settings, dev, folder, done=done, progress=progress)
     state.load_best(model)
@@ -185,15 +190,26 @@ def _check_free(folder: Path, overwrite: bool) -> None:
 
 
 @contextmanager
-def _trained_alone(model: MetaNER) -> Iterator[dict[str, nn.Parameter]]:
-    """The parameters that are trained, by name, which alone ask for gradients meanwhile."""
+def _trained_alone(model: MetaNER, folder: Path) -> Iterator[dict[str, nn.Parameter]]:
+    """The parameters that are trained, by name, which alone ask for gradients meanwhile.
+
+    A run that ends before its first checkpoint, or goes astray, leaves their values as they were, so that the same call
+    with the same model begins, or goes on, where it would with a fresh one.
+    """
     network = model.network
     parameters = adapted_parameters(network, model.settings.freeze_layers)
+    start = {name: parameter.detach().clone() for name, parameter in parameters.items()}
     network.requires_grad_(False)
     for parameter in parameters.values():
         parameter.requires_grad_(True)
     try:
         yield parameters
+    except BaseException as error:
+        if isinstance(error, NumericsError) or not (folder / CHECKPOINT).exists():
+            with torch.no_grad():
+                for name, parameter in parameters.items():
+                    parameter.copy_(start[name])
+        raise
     finally:  # whatever ended it, the model can be used
         network.eval()
         network.requires_grad_(True)

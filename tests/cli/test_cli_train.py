@@ -151,6 +151,8 @@ def test_a_memory_stays_if_the_run_that_was_to_replace_it_fails(
     assert "Rosa Montero" in run("memory", "list", out).stdout
     run(*start)
     assert "Rosa Montero" not in run("memory", "list", out).stdout
+    (out / "memory.sqlite.before").touch()  # of a run that was killed
+    run(*start)
     assert not list(out.glob("*.before"))
 
 
