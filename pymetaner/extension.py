@@ -14,7 +14,6 @@ from pymetaner.errors import EmptyDataError, UnsupportedModelError
 from pymetaner.model import MetaNER
 from pymetaner.network import adapted_modules, forward, head_of, weight_sharing_copy
 from pymetaner.reading import batches
-from pymetaner.sampling import spread
 from pymetaner.sentence import Sentence, check_sentences
 from pymetaner.windows import WordRows, make_batch
 
@@ -107,7 +106,7 @@ def _last_layer(model: MetaNER) -> tuple[str, nn.Linear]:
 
 def _remembered(model: MetaNER) -> list[Sentence]:
     """Sentences spread over the memory."""
-    return [model.memory[i] for i in spread(model.memory.ids.tolist(), _REMEMBERED)]
+    return list(model.memory.sample(_REMEMBERED).values())
 
 
 def _hidden_states(model: MetaNER, sentences: Sequence[Sentence], head: str, width: int, batch_size: int) -> Tensor:

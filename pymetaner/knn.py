@@ -29,6 +29,7 @@ __all__ = ["TokenBank", "bank_of", "fused"]
 NEIGHBOURS, TEMPERATURE = 8, 0.1
 """Picked on 100 Spanish sentences among 8 and 32, 0.02 and 0.1; benchmarks/results/LOG.md."""
 _READ_AT_ONCE = 512
+_FOUND = 2**22  # neighbours of words that are held at a time
 
 
 class TokenBank:
@@ -77,18 +78,21 @@ class TokenBank:
         classes = len(model.labels.tags)
         if not len(bank):
             return [np.zeros((len(rows), classes)) for rows in hidden]
-        spare = int(max((np.isin(ids, list(out)).sum() for out in left_out if out), default=0))
         rows = np.concatenate([np.asarray(r, np.float32) for r in hidden] or [np.empty((0, bank.dim), np.float32)])
-        scores, found = bank.search(rows, min(NEIGHBOURS + spare, len(bank)))
-        votes = np.exp((scores.astype(np.float64) - 1.0) / TEMPERATURE)
-        if spare:
-            banned = np.concatenate(
-                [np.isin(ids[at], list(out)) for at, out in zip(_split(found, hidden), left_out, strict=True)]
-            )
-            kept = np.cumsum(~banned, axis=1)
-            votes = np.where(banned | (kept > NEIGHBOURS), 0.0, votes)
+        of_sentence = np.repeat(np.arange(len(hidden)), [len(words) for words in hidden])
+        spare = np.array([np.isin(ids, list(out)).sum() if out else 0 for out in left_out], np.int64)[of_sentence]
         shares = np.zeros((len(rows), classes))
-        np.add.at(shares, (np.arange(len(rows))[:, None], tags[found]), votes)
+        for at in _searches(spare):
+            scores, found = bank.search(rows[at], min(NEIGHBOURS + int(spare[at].max()), len(bank)))
+            votes = np.exp((scores.astype(np.float64) - 1.0) / TEMPERATURE)
+            if spare[at].any():
+                banned = np.zeros(found.shape, bool)
+                for i in np.unique(of_sentence[at]):
+                    own = of_sentence[at] == i
+                    banned[own] = np.isin(ids[found[own]], list(left_out[i]))
+                kept = np.cumsum(~banned, axis=1)
+                votes = np.where(banned | (kept > NEIGHBOURS), 0.0, votes)
+            np.add.at(shares, (at[:, None], tags[found]), votes)
         totals = shares.sum(1, keepdims=True)
         return list(_split(np.divide(shares, totals, out=shares, where=totals > 0), hidden))
 
@@ -124,6 +128,20 @@ class TokenBank:
             self._tags = np.append(self._tags, np.array(tags, np.int64))
             self._ids = np.append(self._ids, np.array(ids, np.int64))
             self._state = state
+
+
+def _searches(spare: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+    """The rows in groups that are searched together: those that need about as many neighbours, in bounded memory.
+
+    Args:
+        spare: (n,) how many rows of the bank each may not find, for which it has to find as many more.
+    """
+    sizes = np.ceil(np.log2(spare + 1)).astype(np.int64)
+    for size in np.unique(sizes):
+        rows = np.flatnonzero(sizes == size)
+        together = max(1, _FOUND // (NEIGHBOURS + int(spare[rows].max())))
+        for start in range(0, len(rows), together):
+            yield rows[start : start + together]
 
 
 def fused(

@@ -63,8 +63,9 @@ class LabelScheme:
             ('O', 'B-PER', 'I-PER', 'B-LOC', 'I-LOC')
 
         Raises:
-            LabelSchemeError: if they are no names, or one is ``O``.
+            LabelSchemeError: if they are no names, one is ``O``, or would be read as a tag of another type.
         """
+        names = _names(types)
         of_type: dict[str, list[str]] = {}
         for tag, (letter, name) in zip(self.tags, self._parts, strict=True):
             if letter != "O":
@@ -72,11 +73,18 @@ class LabelScheme:
         known, patterns = max(of_type.items(), key=lambda item: len(item[1]))
         added = [
             tag.removesuffix(known) + name if tag.endswith(known) else name + tag.removeprefix(known)
-            for name in _names(types)
+            for name in names
             if name not in of_type
             for tag in patterns
         ]
-        return LabelScheme((*self.tags, *added), self.notation)
+        extended = LabelScheme((*self.tags, *added), self.notation)
+        as_read = LabelScheme.from_tags(extended.tags) if self == LabelScheme.from_tags(self.tags) else extended
+        if not extended.types == as_read.types == self.types.union(names):
+            raise LabelSchemeError(
+                f"beside {', '.join(self.tags)}, the tags {', '.join(added)} would be read as those of other types: "
+                "give the new types other names"
+            )
+        return extended
 
     @classmethod
     def from_tags(cls, tags: Sequence[str]) -> LabelScheme:

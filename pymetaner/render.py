@@ -17,7 +17,7 @@ from rich.text import Text
 from pymetaner.result import Result
 from pymetaner.sentence import Entity, Sentence
 
-__all__ = ["as_dict", "as_html", "as_text", "cleaned", "marked"]
+__all__ = ["as_dict", "as_html", "as_text", "cleaned", "marked", "sentence_dict"]
 
 TEXT_LIMIT = 2000
 """Characters of a text that a terminal is shown; its entities are always listed in full."""
@@ -206,23 +206,28 @@ def _highlighted(pieces: Iterable[Piece], *, scores: bool) -> str:
 def as_dict(result: Result) -> dict[str, Any]:
     """The result as data that `json.dumps` takes: text, entities, base_entities, changed, supports."""
     return {
-        "text": result.text,
-        "entities": [entity_dict(entity) for entity in result.entities],
-        "base_entities": [entity_dict(entity) for entity in result.base_entities],
+        **sentence_dict(result.sentence, result.entities),
+        "base_entities": [_entity_dict(entity) for entity in result.base_entities],
         "changed": result.changed,
         "supports": [
-            {
-                "text": support.text,
-                "similarity": support.similarity,
-                "entities": [entity_dict(entity) for entity in support.entities],
-            }
+            {**sentence_dict(support.sentence, support.entities), "similarity": support.similarity}
             for support in result.supports
         ],
     }
 
 
-def entity_dict(entity: Entity) -> dict[str, Any]:
-    """An entity as data that `json.dumps` takes."""
+def sentence_dict(sentence: Sentence, entities: Iterable[Entity]) -> dict[str, Any]:
+    """A sentence as data that `json.dumps` takes and `pymetaner.read` reads.
+
+    The entities' places count characters of the text or, if it was given as tokens, those, which are there then.
+    """
+    found: dict[str, Any] = {"text": sentence.text}
+    if not isinstance(sentence.source, str):
+        found["tokens"] = list(sentence.source)
+    return {**found, "entities": [_entity_dict(entity) for entity in entities]}
+
+
+def _entity_dict(entity: Entity) -> dict[str, Any]:
     return {
         "text": entity.text,
         "label": entity.label,

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -31,7 +30,7 @@ from pymetaner.memory import Memory
 from pymetaner.model import MetaNER
 from pymetaner.sampling import spread
 from pymetaner.scoring import Score, score, sentence_counts
-from pymetaner.sentence import Sentence, spaceless
+from pymetaner.sentence import spaceless
 
 __all__ = ["TOO_FEW", "Trial", "Trials", "margin_of"]
 
@@ -89,7 +88,7 @@ class Trials:
     def __init__(self, model: MetaNER, memory: Memory, k: int, most: int, computation: Computation) -> None:
         self.model = model
         self.memory = memory
-        found = dict(_found(memory, spread(memory.ids.tolist(), most)))
+        found = memory.sample(most)
         if not found:
             raise EmptyDataError(TOO_FEW)
         self.ids, self.sentences = list(found), list(found.values())
@@ -179,13 +178,6 @@ class Trials:
         trial = Trial(k, inner, knn, score(gold, tagged), margin)
         self.logits[_choice(trial)], self.counts[_choice(trial)] = logits, counts
         return trial
-
-
-def _found(memory: Memory, ids: Sequence[int]) -> Iterator[tuple[int, Sentence]]:
-    """The sentences with these ids, but for those that were removed meanwhile."""
-    for i in ids:
-        with suppress(KeyError):
-            yield i, memory[i]
 
 
 def _sure_gain(ours: NDArray[np.int64], theirs: NDArray[np.int64], doubt: float = -1.0) -> float:

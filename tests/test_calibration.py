@@ -14,6 +14,7 @@ from pymetaner import Memory, adapt, calibrate, calibration, predict, trials
 from pymetaner.decode import decode
 from pymetaner.engine import Computation, FineTuning, Task, fine_tuned_model
 from pymetaner.errors import EmptyDataError, SettingError
+from pymetaner.memory import contents
 from pymetaner.scoring import score
 
 
@@ -255,14 +256,14 @@ def test_sentences_that_are_removed_meanwhile(model, monkeypatch):
             assert calibrate(model, memory, ks=("all", 2)).sentences == len(CORPUS)
     taken = []
 
-    def spread(ids, most, spread=trials.spread):
+    def spread(ids, most, spread=contents.spread):
         found = spread(ids, most)
         if not taken:
             taken.append(memory.remove(found[:2]))
         return found
 
     memory.add(CORPUS)
-    monkeypatch.setattr(trials, "spread", spread)
+    monkeypatch.setattr(contents, "spread", spread)
     assert calibrate(model, memory, ks=(2,)).sentences == len(CORPUS) - 2
 
 

@@ -7,9 +7,10 @@ import pytest
 import torch
 from tiny import CORPUS, model_of
 
-from pymetaner import Memory, Sentence, adapt, calibrate, predict
+from pymetaner import Memory, Sentence, adapt, calibrate, knn, predict
 from pymetaner.errors import MemoryFileError, SettingError
 from pymetaner.knn import NEIGHBOURS, TEMPERATURE, TokenBank, fused
+from pymetaner.ops import CosineBank
 
 
 def hidden_of(model, sentences):
@@ -71,6 +72,31 @@ def test_the_bank_follows_the_memory_and_the_weights():
         next(reversed(list(model.network.bert.encoder.parameters()))).add_(0.5)
     (moved,) = bank.probabilities(hidden_of(model, CORPUS[5:6]))
     np.testing.assert_allclose(moved, votes_of_a_loop(model, left, CORPUS[5:6], [frozenset()])[0], atol=1e-5)
+
+
+def test_neighbours_are_searched_in_groups_that_need_as_many(model, monkeypatch):
+    """One long sentence of the memory among the queries does not make every other word look for as many neighbours."""
+    monkeypatch.setattr(knn, "_FOUND", 100)
+    memory = Memory(model)
+    long = Sentence(tuple(w for s in CORPUS for w in s.words), tuple(t for s in CORPUS for t in s.tags))
+    ids = memory.add([*CORPUS[:4], long])
+    queries, left_out = [*CORPUS, long], [frozenset()] * len(CORPUS) + [frozenset(ids[-1:])]
+    left_out[1] = frozenset(ids[1:2])
+    bank, asked = TokenBank(model, memory), []
+    search = CosineBank.search
+
+    def noted(self, rows, k):
+        asked.append((len(rows), k))
+        return search(self, rows, k)
+
+    monkeypatch.setattr(CosineBank, "search", noted)
+    found = bank.probabilities(hidden_of(model, queries), left_out)
+    expected = votes_of_a_loop(model, [*CORPUS[:4], long], queries, [{ids.index(i) for i in out} for out in left_out])
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    assert sum(rows for rows, _ in asked) == sum(map(len, queries))
+    assert all(rows == 1 or rows * k <= 100 for rows, k in asked)
+    assert sum(rows for rows, k in asked if k == NEIGHBOURS) == sum(map(len, queries)) - len(long) - len(CORPUS[1])
 
 
 def test_mixing():

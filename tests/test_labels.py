@@ -178,3 +178,11 @@ def test_labels_that_cannot_be(tags):
 def test_types_that_cannot_be(types):
     with pytest.raises(LabelSchemeError):
         LabelScheme.from_types(types)
+
+
+@pytest.mark.parametrize(("tags", "types"), [(["O", "PER", "QUANTITY"], ["I-x"]), (["O", "PER"], ["B-cell"])])
+def test_new_types_that_would_be_read_as_others_are_refused(tags, types):
+    scheme = LabelScheme.from_tags(tags)
+    with pytest.raises(LabelSchemeError, match="give the new types other names"):
+        scheme.with_types(types)
+    assert scheme.with_types(["LOC", "x-y"]).types == {*tags[1:], "LOC", "x-y"}

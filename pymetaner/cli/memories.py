@@ -309,9 +309,9 @@ def _print_added(memory: Path, before: set[int], keys: list[int], total: int, pr
 
 
 def _as_dict(key: int, sentence: Sentence) -> dict[str, Any]:
-    from pymetaner.render import entity_dict
+    from pymetaner.render import sentence_dict
 
-    return {"id": key, "text": sentence.text, "entities": [entity_dict(entity) for entity in sentence.entities]}
+    return {"id": key, **sentence_dict(sentence, sentence.entities)}
 
 
 def _print_table(rows: list[tuple[str, int, Sentence]]) -> None:

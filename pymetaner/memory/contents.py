@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pymetaner.checks import path_of
+from pymetaner.checks import path_of, whole
 from pymetaner.errors import InputError, MemoryFileError, SaveError
 from pymetaner.files import is_database
 from pymetaner.forks import unforked
@@ -22,6 +23,7 @@ from pymetaner.memory.records import key_of
 from pymetaner.memory.search import Excluded, Hit, ids_of, search
 from pymetaner.memory.store import CALIBRATION
 from pymetaner.readers import write
+from pymetaner.sampling import spread
 from pymetaner.sentence import Sentence, spaceless
 
 __all__ = ["Contents", "absolute"]
@@ -80,6 +82,18 @@ class Contents:
             SettingError: if k is not a whole number from 1 on, or `exclude_self` is not a list of one item per query.
         """
         return search(self._mirror, vectors, k, exclude_self)
+
+    def sample(self, most: int) -> dict[int, Sentence]:
+        """At most so many sentences spread over all, by id; without those that are removed meanwhile.
+
+        Raises:
+            SettingError: if it is not a whole number from 1 on.
+        """
+        found = {}
+        for i in spread(self.ids.tolist(), whole("most", most, 1)):
+            with suppress(KeyError):
+                found[i] = self[i]
+        return found
 
     def find(self, sentence: Sentence) -> list[int]:
         """The ids of every entry with the words of a sentence, whatever its tags.

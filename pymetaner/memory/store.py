@@ -231,8 +231,10 @@ class Store(Handle):
         self.check_unchanging()
         with self.reading():
             copy = Store(copy_in_ram(self._database), None)
+            copy.places = self.places.copy()
+            if self.path is not None:
+                copy.places.remember(self.path, self._database)
         copy.place = self.place if self.path is None else f"the memory in RAM from {self.path}"
-        copy.places = self.places.copy()
         return copy
 
     def check_unchanged(self, path: Path) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Mapping, Sequence
-from numbers import Integral
 from typing import Any
 
 from pymetaner.errors import DataError, EmptyDataError, LengthMismatchError, PymetanerError, TagError
@@ -96,8 +96,12 @@ def _tag_name(tag: Any, names: Sequence[str] | None) -> str:
             f"the tag {tag!r} is a number without a name: cast the column to Sequence(ClassLabel(names=[...])), or map "
             "the numbers to strings"
         )
-    if not isinstance(tag, Integral):
+    try:
+        number = operator.index(tag)  # of a tensor too, in datasets that are formatted so
+    except TypeError:
+        number = None
+    if number is None or isinstance(tag, bool):
         raise TagError(f"the tag {tag!r} is neither a string nor a number")
-    if not 0 <= int(tag) < len(names):
+    if not 0 <= number < len(names):
         raise TagError(f"the tag {tag!r} is outside the {len(names)} names of its column ({', '.join(names)})")
-    return str(names[int(tag)])
+    return str(names[number])

@@ -128,7 +128,14 @@ def _spanned_sentence(record: Mapping[str, Any]) -> Sentence:
     text = record["text"]
     if not isinstance(text, str):
         raise DataError(f"text is {type(text).__name__}, a string is expected: {_EXPECTED}")
-    spans = [_span(span) for span in _only(record, _SPAN_KEYS)]
+    given = _only(record, _SPAN_KEYS)
+    spans = [_span(span) for span in given]
+    tokens = record.get("tokens")
+    if _count_tokens(given, spans, tokens, text):
+        return Sentence(check_tokens(tokens), tags_from_spans(spans, len(tokens)))
+    for span, (start, end, _) in zip(given, spans, strict=True):
+        if _text_of(span) not in (None, text[start:end]):
+            raise SpanError(f"the span {span} covers {text[start:end]!r}: start and end count the characters of text")
     sentence = sentence_from_text(text, spans)
     if "words" in record:
         sentence = _with_words(sentence, spans, _only(record, ("words",)))
@@ -143,6 +150,19 @@ def _span(span: Any) -> tuple[int, int, str]:
     if not isinstance(span, list) or [type(value) for value in span] != [int, int, str]:
         raise SpanError(f'{span!r} is not a span: give [start, end, label] or {{"start": 0, "end": 3, "label": "PER"}}')
     return span[0], span[1], span[2]
+
+
+def _count_tokens(given: Iterable[Any], spans: Iterable[tuple[int, int, str]], tokens: Any, text: str) -> bool:
+    """Whether spans count tokens, as those of `Result.to_dict` do; others count characters, whatever is beside them."""
+    if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens) or " ".join(tokens) != text:
+        return False
+    return all(_text_of(span) == " ".join(tokens[at[0] : at[1]]) for span, at in zip(given, spans, strict=True))
+
+
+def _text_of(span: Any) -> str | None:
+    """What a span says it covers, if it says so."""
+    text = span.get("text") if isinstance(span, Mapping) else None
+    return text if isinstance(text, str) else None
 
 
 def _with_words(sentence: Sentence, spans: Iterable[tuple[int, int, str]], words: list[Any]) -> Sentence:

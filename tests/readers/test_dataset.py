@@ -65,6 +65,11 @@ def test_a_number_outside_the_names() -> None:
         from_dataset(labelled(tokens=[["a"]], ner_tags=[[-1]]))
 
 
+def test_tags_of_a_dataset_that_gives_arrays_or_tensors() -> None:
+    for kind in ("numpy", "torch"):
+        assert from_dataset(labelled(**ROWS).with_format(kind)).sentences == EXPECTED
+
+
 def test_the_library_is_imported_by_nobody_but_the_caller() -> None:
     code = "import sys, pymetaner.readers as r; assert 'datasets' not in sys.modules; assert r.from_dataset"
     subprocess.run([sys.executable, "-c", code], check=True)

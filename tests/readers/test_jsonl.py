@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from pymetaner.errors import DataError, EmptyDataError, LengthMismatchError, SaveError, SpanError, TagError
 from pymetaner.readers import read, write
+from pymetaner.render import sentence_dict
 from pymetaner.sentence import Sentence
 from pymetaner.tagging import tags_from_spans
 from pymetaner.words import regroup, sentence_from_text
@@ -175,3 +176,28 @@ def test_what_cannot_be_written_leaves_the_file_as_it_was(tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == [path]
     with pytest.raises(SaveError):
         write(tmp_path, [])
+
+
+def test_tokens_with_entities_are_read_as_they_are_written_for_others(tmp_path: Path) -> None:
+    """`Result.to_dict` and `memory list --jsonl`: the entities of tokens count tokens."""
+    path = tmp_path / "data.jsonl"
+    for sentence in (
+        Sentence(("Ada", "Lovelace", "wrote", "."), ("B-PER", "I-PER", "O", "O")),
+        Sentence(("nobody", "wrote", "."), ("O", "O", "O")),
+        sentence_from_text("Ada Lovelace wrote.", [(0, 12, "PER")]),
+    ):
+        path.write_text(json.dumps({"id": 1, **sentence_dict(sentence, sentence.entities)}), encoding="utf-8")
+        assert read(path).sentences == [sentence]
+
+
+def test_spans_that_are_not_what_they_say_they_cover_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "data.jsonl"
+    entity = {"text": "Ada Lovelace", "label": "PER", "start": 0, "end": 2}
+    for record, found in (
+        ({"text": "Ada Lovelace wrote .", "entities": [entity]}, "'Ad'"),
+        ({"text": "Ada Lovelace wrote .", "tokens": ["Ada", "wrote"], "entities": [entity]}, "'Ad'"),
+        ({"text": "Ada wrote", "tokens": ["Ada", "wrote"], "entities": [entity]}, "'Ad'"),
+    ):
+        path.write_text(json.dumps(record), encoding="utf-8")
+        with pytest.raises(SpanError, match=f"data.jsonl:1: .* covers {found}"):
+            read(path)
