@@ -131,7 +131,7 @@ def _spanned_sentence(record: Mapping[str, Any]) -> Sentence:
     given = _only(record, _SPAN_KEYS)
     spans = [_span(span) for span in given]
     tokens = record.get("tokens")
-    if _count_tokens(given, spans, tokens, text):
+    if isinstance(tokens, list) and _count_tokens(given, spans, tokens, text):
         return Sentence(check_tokens(tokens), tags_from_spans(spans, len(tokens)))
     for span, (start, end, _) in zip(given, spans, strict=True):
         if _text_of(span) not in (None, text[start:end]):
@@ -152,9 +152,9 @@ def _span(span: Any) -> tuple[int, int, str]:
     return span[0], span[1], span[2]
 
 
-def _count_tokens(given: Iterable[Any], spans: Iterable[tuple[int, int, str]], tokens: Any, text: str) -> bool:
+def _count_tokens(given: Iterable[Any], spans: Iterable[tuple[int, int, str]], tokens: list[Any], text: str) -> bool:
     """Whether spans count tokens, as those of `Result.to_dict` do; others count characters, whatever is beside them."""
-    if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens) or " ".join(tokens) != text:
+    if not all(isinstance(token, str) for token in tokens) or " ".join(tokens) != text:
         return False
     return all(_text_of(span) == " ".join(tokens[at[0] : at[1]]) for span, at in zip(given, spans, strict=True))
 
