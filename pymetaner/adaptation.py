@@ -98,7 +98,7 @@ def adapt(
             then costs less than twice what `predict` does.
             Where none of `k` to `knn` is given, what ``memory.calibrate()`` found is used, if it was called.
         steps: inner steps, 1 or more; 1 by default. With ``k="all"`` steps of 32 sentences each: by default six passes
-            over the memory, but at least 24 steps or eight passes, whichever is less, and at most 160 steps.
+            over the memory, but at least 24 steps or eight passes, whichever is less, and at most 320 steps.
         lr: inner step size, above 0, or one for each unfrozen layer and one for the head; by default the one in
             ``model.settings.lr`` for the optimiser.
         inner_optimizer: ``"sgd"``, the default, or ``"bertadam"`` as in the official code; ``k="all"`` has AdamW.

@@ -82,7 +82,7 @@ def self_train(
         model: the model; nothing of it is changed.
         texts: what `pymetaner.adapt` takes; labels that sentences have are not looked at.
         steps: of 32 sentences each; by default two passes over the texts, but at least 24 steps or eight passes,
-            whichever is less, and at most 160 steps.
+            whichever is less, and at most 320 steps.
         lr: step size of AdamW, above 0, or one for each unfrozen layer and one for the head.
         mask_probability: of masking an entity word, 0 to 1.
         seed: fixes batches, masks and dropout.

@@ -43,7 +43,7 @@ def fine_tune(
         model: the model; nothing of it is changed.
         labelled: a memory, or labelled sentences, of the model's entity types; `model.memory` by default.
         steps: of 32 sentences each; by default six passes over the sentences, but at least 24 steps or eight passes,
-            whichever is less, and at most 160 steps.
+            whichever is less, and at most 320 steps.
         lr: step size of AdamW, above 0, or one for each unfrozen layer and one for the head; by default the one in
             ``model.settings.lr``.
         lambda_max: weight of the largest token loss of each sentence, 0 or more; 0 by default.

@@ -33,7 +33,7 @@ FineTuningSteps = Annotated[
     typer.Option(
         "--steps",
         min=1,
-        help="Of 32 sentences each; if not given up to eight passes, the fewer the more sentences, at most 160 steps.",
+        help="Of 32 sentences each; if not given up to eight passes, the fewer the more sentences, at most 320 steps.",
     ),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the model that is in DIR.")]

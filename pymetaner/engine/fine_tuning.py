@@ -37,8 +37,8 @@ from pymetaner.windows import Window, make_batch, pad_hidden
 __all__ = ["FineTuning", "fine_tuned_logits", "fine_tuned_model"]
 
 # If no number of steps is given: so many passes, but at least 24 steps or eight passes, whichever is less, and at most
-# 160 steps (benchmarks/results/LOG.md).
-_FEW_STEPS, _MOST_PASSES, _MOST_STEPS = 24, 8, 160
+# 320 steps (benchmarks/results/LOG.md).
+_FEW_STEPS, _MOST_PASSES, _MOST_STEPS = 24, 8, 320
 # If nothing is said of how far to go: n / (n + 25) of the way on n windows, at least three tenths (likewise).
 _LEAST_OF_THE_WAY, _AS_MANY = 0.3, 25
 _WARM = 5  # steps that warm up
@@ -56,7 +56,7 @@ class FineTuning:
     Attributes:
         lr: step size, above 0; or one for each layer that is not frozen and, last, one for the head: 0 or more.
         steps: how many, 1 or more; None for `passes`, but at least 24 steps or eight passes, whichever is less, and at
-            most 160 steps.
+            most 320 steps.
         lambda_max: weight of the largest token loss of each sentence, 0 or more.
         batch_size: windows (sentences, but for very long ones) a step, 1 or more.
         mask_probability: of replacing a piece with an entity tag by the mask piece, drawn anew each time, 0 to 1 (Wu et

@@ -160,7 +160,7 @@ def test_step_sizes_of_layers_and_steps_by_size():
     assert moved == {"classifier.weight", "classifier.bias"}
     with pytest.raises(SettingError, match="step sizes"):
         fine_tuned_model(model, SUPPORTS, FineTuning((0.1,) * (groups + 1)), Computation())
-    assert [FineTuning().steps_on(n) for n in (1, 33, 128, 500, 100_000)] == [8, 16, 24, 94, 160]
+    assert [FineTuning().steps_on(n) for n in (1, 33, 128, 500, 100_000)] == [8, 16, 24, 94, 320]
     assert [FineTuning(passes=2).steps_on(n) for n in (1, 128, 500, 1000)] == [8, 24, 32, 63]
     assert FineTuning(steps=7).steps_on(1000) == 7
     ways = [FineTuning().interpolation_on(n) for n in (1, 10, 25, 75, 475)]
