@@ -20,11 +20,12 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from benchmarks.records import append, commit, lines
+from benchmarks.records import append, check_only, commit, lines
 from benchmarks.sampling import drawn, spread
 from pymetaner import FactorCache, Memory, MetaNER, Sentence, TrainSettings, evaluate, read, train
 from pymetaner.calibration import Calibration
 from pymetaner.learning import Learning, learning_of
+from pymetaner.network import fingerprint_of
 from pymetaner.words import regroup
 
 RESULTS = Path(__file__).parent / "results" / "memory.jsonl"
@@ -43,21 +44,24 @@ def main(
     methods: Annotated[str, typer.Option("--methods")] = METHODS,
     test_sentences: Annotated[int, typer.Option("--test-sentences", help="0 for all")] = 0,
     device: Annotated[str, typer.Option("--device")] = "cpu",
+    results: Annotated[Path, typer.Option("--results", help="file of the scores")] = RESULTS,
 ) -> None:
     """Scores what is missing."""
     net = MetaNER.from_pretrained(model, device=device)
     net.cache = FactorCache(1 << 31)  # a hundred long sentences take some 900 MB
+    weights = fingerprint_of(net.network.state_dict())[:12]
+    check_only(results, "model", weights)
     pool = pool_of(train_file)
     test = spread(list(read(test_file)), test_sentences)
     for size in map(int, sizes.split(",")):
         for draw in range(draws):
-            done = {(x["lang"], x["size"], x["draw"], x["method"], x["sentences"]) for x in lines(RESULTS)}
+            done = {(x["lang"], x["size"], x["draw"], x["method"], x["sentences"]) for x in lines(results)}
             wanted = [m for m in methods.split(",") if (lang, size, draw, m, len(test)) not in done]
             if wanted:
-                note = {"lang": lang, "size": size, "draw": draw}
+                note = {"model": weights, "lang": lang, "size": size, "draw": draw}
                 for line in scores(net, drawn(pool, size, draw, test), test, wanted):
                     line["f1"] = round(100 * line["f1"], 3)
-                    append(RESULTS, {**note, **line, "sentences": len(test), "commit": commit()})
+                    append(results, {**note, **line, "sentences": len(test), "commit": commit()})
 
 
 def pool_of(train_file: Path) -> list[Sentence]:
@@ -154,4 +158,4 @@ def timed(function: Callable[[], float]) -> tuple[float, float]:
 
 if __name__ == "__main__":
     typer.run(main)
-    print(f"written to {RESULTS}; python -m benchmarks.memory_table makes the table of it")
+    print("scored; python -m benchmarks.memory_table makes the table of it")

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from pymetaner.errors import SettingError
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -18,6 +20,19 @@ def lines(results: Path) -> Iterator[dict[str, Any]]:
     if results.exists():
         with results.open(encoding="utf-8") as file:
             yield from map(json.loads, file)
+
+
+def check_only(results: Path, name: str, value: str) -> None:
+    """Checks that scores of one encoder, or one model, are not added to those of another, or taken for them.
+
+    Raises:
+        SettingError: if the file has lines with another value under this name.
+    """
+    if others := {line[name] for line in lines(results) if name in line} - {value}:
+        raise SettingError(
+            f"{results} holds scores of another {name} ({', '.join(sorted(others))}, not {value}): give another file "
+            "with --results"
+        )
 
 
 def append(results: Path, line: dict[str, Any]) -> None:

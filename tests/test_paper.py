@@ -15,6 +15,7 @@ import torch
 from tiny import CORPUS, TAGS, model_of, network_of, tokenizer_of
 
 from pymetaner import MetaNER, Sentence
+from pymetaner.errors import SettingError
 from pymetaner.readers import write
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -67,6 +68,21 @@ def test_every_score_is_made_once(plan):
     runs.run(replace(plan, languages=("es", "de")), "full", 95)  # goes on with what is missing
     assert plan.results.read_text().startswith(before)
     assert {line["lang"] for line in records.lines(plan.results)} == {"es", "nl", "de"}
+
+
+def test_scores_of_another_encoder_or_run_are_not_taken_for_those_asked_for(plan, tmp_path):
+    plan = replace(plan, languages=("es",), ks=(), texts=0, results=tmp_path / "scores.jsonl", out=tmp_path / "runs")
+    runs.run(plan, "base", 95)
+    before = plan.results.read_text()
+    other = tmp_path / "encoder"
+    network_of("bert", tags=TAGS, seed=1).base_model.save_pretrained(other)
+    tokenizer_of("wordpiece").save_pretrained(other)
+    with pytest.raises(SettingError, match="scores of another encoder"):
+        runs.run(replace(plan, encoder=str(other)), "base", 95)
+    for changed in ({"encoder": str(other)}, {"steps": 3}):
+        with pytest.raises(SettingError, match="holds a finished run with other"):
+            runs.run(replace(plan, results=tmp_path / "others.jsonl", **changed), "base", 95)
+    assert plan.results.read_text() == before and not (tmp_path / "others.jsonl").exists()
 
 
 @pytest.mark.parametrize(("row", "members"), runs.MEMBERS.items())

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.records import append, commit, lines
+from benchmarks.records import append, check_only, commit, lines
 from benchmarks.sampling import spread, without
 from pymetaner import (
     Evaluation,
@@ -27,8 +27,10 @@ from pymetaner import (
     train,
 )
 from pymetaner.engine import Precision
-from pymetaner.files import CHECKPOINT, REPORT, write_atomically
+from pymetaner.errors import SettingError
+from pymetaner.files import REPORT, write_atomically
 from pymetaner.learning import Learning, SupportCount, inner_step
+from pymetaner.network import fingerprint_of
 from pymetaner.scoring import sentence_counts
 from pymetaner.words import regroup
 
@@ -110,11 +112,20 @@ class Plan:
 
 def run(plan: Plan, row: str, seed: int) -> None:
     """Trains the model of a row and seed, unless that is done, and appends the scores that are not there yet."""
+    encoder = encoder_of(MetaNER.from_encoder(plan.encoder, TYPES))
+    check_only(plan.results, "encoder", encoder)  # before what takes hours
     folder = averaged(plan, row, seed) if row in MEANS else trained(plan, row, seed)
     model = MetaNER.from_pretrained(folder, device=plan.device)
+    if encoder_of(model) != encoder:
+        raise SettingError(f"{folder} holds a model of another encoder than {plan.encoder}: give another --out")
     model.cache = FactorCache(0)  # the supports of a test set are too many to keep, and met once
     dev_f1 = json.loads((folder / REPORT).read_text())["best_f1"]
-    score_all(plan, model, {"row": row, "seed": seed, "dev_f1": dev_f1}, folder)
+    score_all(plan, model, {"row": row, "seed": seed, "dev_f1": dev_f1, "encoder": encoder}, folder)
+
+
+def encoder_of(model: MetaNER) -> str:
+    """What tells the encoders of models apart: a hash of the layers that training leaves as they are."""
+    return fingerprint_of(model.vector_tensors())[:12]
 
 
 def trained(plan: Plan, row: str, seed: int, batches: int | None = None) -> Path:
@@ -122,14 +133,11 @@ def trained(plan: Plan, row: str, seed: int, batches: int | None = None) -> Path
     batches = seed if batches is None else batches
     folder = plan.out / (f"{row}-{seed}" if batches == seed else f"{row}-{seed}-{batches}")
     changed, meta = ROWS[row]
-    if not (folder / REPORT).exists() or (folder / CHECKPOINT).exists():
-        model = MetaNER.from_encoder(plan.encoder, TYPES, seed=seed).to(plan.device)
-        look = max(1, plan.steps // 3)
-        settings = TrainSettings(
-            steps=plan.steps, seed=batches, evaluate_every=look, precision=plan.precision, **changed
-        )
-        source = spread(sentences(plan.data / "conll2003/en/train.txt"), plan.source)
-        train(model, source, folder, dev=english_dev(plan), settings=settings, meta=meta)
+    model = MetaNER.from_encoder(plan.encoder, TYPES, seed=seed).to(plan.device)
+    look = max(1, plan.steps // 3)
+    settings = TrainSettings(steps=plan.steps, seed=batches, evaluate_every=look, precision=plan.precision, **changed)
+    source = spread(sentences(plan.data / "conll2003/en/train.txt"), plan.source)
+    train(model, source, folder, dev=english_dev(plan), settings=settings, meta=meta)  # or finds it finished
     return folder
 
 
