@@ -63,6 +63,7 @@ class Calibration:
         return (
             f"{self.arguments} on {self.sentences} sentence{'s' * (self.sentences != 1)}: "
             f"F1 {100 * self.best.score.f1:.1f}, {gain:+.1f} over the model without adapting"
+            + ("; it learned from sentences like these" if self.known else "")
         )
 
 

@@ -173,6 +173,7 @@ def test_where_the_model_knows_such_sentences_learning_from_them_has_to_gain(mon
     model.source = Source.of(model, CORPUS)
     known = model.memory.calibrate(knns=())
     assert known.known and not new.known
+    assert "learned from sentences like these" in str(known) and "learned from" not in str(new)
     from_all = [next(trial for trial in found.trials if trial.k == "all") for found in (known, new)]
     gain = from_all[0].score.f1 - known.plain.score.f1
     assert from_all[0].score == from_all[1].score
