@@ -86,7 +86,7 @@ def calibrate(
 
     Each sentence is tagged after adapting on others of the memory, never on itself. Learning from all of them comes
     first, each third of the memory tagged by a model that learned from the other two; if that gains, it wins. So it
-    does, unless it surely loses, from ten sentences on that are of another language or domain than what the model
+    does, unless it surely loses, from 20 sentences on that are of another language or domain than what the model
     learned from, as far as that is known (`MetaNER.source`). Else, in a memory of fewer than 40 sentences or without
     ``"all"``, every pair of a number of nearest supports and `lrs` is tried, then other numbers of steps and fewer
     layers with the best pair, and last the weight of the nearest labelled words, without a step and with the best one.

@@ -40,7 +40,7 @@ _FOLDS, _SAMPLE = 3, 200
 _TRIAL_STEPS = 12  # of learning from a fold: enough to tell whether it gains
 # So many sentences of a kind that is new to the model taught it something in nearly every draw, even where the same
 # sentences, tagged in thirds, show the reverse: a handful of them decide that; see LOG.md.
-_ENOUGH = 10
+_ENOUGH = 20
 _DOUBT = 2.0  # standard errors that they may lose so
 
 
@@ -54,7 +54,7 @@ class Trial:
         knn: weight of the nearest labelled words.
         score: of the memory's sentences, each adapted on others only.
         margin: its gain in F1 over not adapting, less one standard error of that gain (paired bootstrap) for each
-            choice that it rests on. Learning from all of ten or more that are new to the model has the benefit of the
+            choice that it rests on. Learning from all of 20 or more that are new to the model has the benefit of the
             doubt: plus two.
     """
 

@@ -189,7 +189,7 @@ def test_two_labellings_of_one_text_teach_nothing_about_it(model):
     assert found.best == found.plain
 
 
-def test_what_all_of_it_teaches_has_the_benefit_of_the_doubt_from_ten_sentences_on(large_steps, monkeypatch):
+def test_what_all_of_it_teaches_has_the_benefit_of_the_doubt_from_twenty_sentences_on(large_steps, monkeypatch):
     model = large_steps
 
     def tried(enough, **settings):
