@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Source"]
 
-_MOST = 1000  # sentences that stand for all: more tell languages apart no better (benchmarks/results/LOG.md)
+_MOST = 1000  # sentences that stand for all: 300 tell languages apart less well (benchmarks/results/LOG.md)
 _TO_ONE = 25  # of them to one sentence that is judged: the more there are of its own kind, the nearer is the nearest
 _FEWEST = 10  # sentences that can be judged
 _PROBE = Sentence(("Zürich", "東京", "Δ", "naïve"))
