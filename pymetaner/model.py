@@ -32,7 +32,7 @@ from pymetaner.network import (
 )
 from pymetaner.sentence import Sentence
 from pymetaner.settings import Settings
-from pymetaner.source import Source
+from pymetaner.source import PROBE, Source
 from pymetaner.windows import WordTokenizer
 
 if TYPE_CHECKING:
@@ -257,15 +257,9 @@ class MetaNER(nn.Module, ModelHubMixin):
         # In-place changes of a tensor raise its version; a new hash (a fraction of a second) is made only then.
         state: object = (self.settings, *version_of(frozen))
         if self._fingerprint[0] != state:
-            probe = self.words.windows([Sentence(("Zürich", "東京", "Δ", "naïve"))])[0].ids
-            settings = self.settings
-            extra: tuple[object, ...] = (
-                len(self.tokenizer),
-                probe,
-                settings.window,
-                settings.overlap,
-                settings.pooling,
-            )
+            probe = self.words.windows([PROBE])[0].ids
+            window, overlap, pooling = self.settings.window, self.settings.overlap, self.settings.pooling
+            extra: tuple[object, ...] = (len(self.tokenizer), probe, window, overlap, pooling)
             if self.words.any_script:
                 extra = (*extra, "either script of Chinese")
             self._fingerprint = (state, fingerprint_of(frozen, *extra))

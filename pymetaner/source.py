@@ -20,12 +20,12 @@ from pymetaner.sentence import Sentence
 if TYPE_CHECKING:
     from pymetaner.model import MetaNER
 
-__all__ = ["Source"]
+__all__ = ["PROBE", "Source"]
 
 _MOST = 1000  # sentences that stand for all: 300 tell languages apart less well (benchmarks/results/LOG.md)
 _TO_ONE = 25  # of them to one sentence that is judged: the more there are of its own kind, the nearer is the nearest
 _FEWEST = 10  # sentences that can be judged
-_PROBE = Sentence(("Zürich", "東京", "Δ", "naïve"))
+PROBE = Sentence(("Zürich", "東京", "Δ", "naïve"))  # what an encoder makes of it tells it from others
 _SAME = 0.99  # least cosine of the probe's vectors, then and now: rounding the weights leaves it at 0.9999
 
 
@@ -45,7 +45,7 @@ class Source:
     def of(cls, model: MetaNER, sentences: Sequence[Sentence], before: Source | None = None) -> Source:
         """That of a model which learned from some sentences now, and from others before."""
         vectors = _rounded(model.embed(spread([sentence for sentence in sentences if sentence.words], _MOST)))
-        probe = _rounded(model.embed([_PROBE])[0])
+        probe = _rounded(model.embed([PROBE])[0])
         if before is not None and before._fits(probe):
             vectors = _thinned([before.vectors, vectors])
         return cls(vectors, probe)
@@ -70,7 +70,7 @@ class Source:
             vectors: (n, d) unit vectors of n sentences; False for fewer than ten, or if the source is so small.
         """
         few = vectors[spread(range(len(vectors)), len(self.vectors) // _TO_ONE)]
-        if len(few) < _FEWEST or not self._fits(model.embed([_PROBE])[0]):
+        if len(few) < _FEWEST or not self._fits(model.embed([PROBE])[0]):
             return False
         itself = np.arange(len(few))
         among_them = cosine_topk(few, few, 1, itself)[0]

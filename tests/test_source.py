@@ -131,8 +131,8 @@ def test_rounded_weights_are_the_same_encoder(trained, tmp_path, form):
     _, model = trained
     model.save_pretrained(tmp_path, packed=form == "packed")
     loaded = MetaNER.from_pretrained(tmp_path, dtype=torch.bfloat16 if form == "bfloat16" else torch.float32)
-    assert loaded.source._fits(loaded.embed([source._PROBE])[0])
-    assert not loaded.source._fits(model_of("bert", seed=5).embed([source._PROBE])[0])
+    assert loaded.source._fits(loaded.embed([source.PROBE])[0])
+    assert not loaded.source._fits(model_of("bert", seed=5).embed([source.PROBE])[0])
 
 
 def test_a_folder_holds_what_its_model_learned_from_and_nothing_older(trained, tmp_path):

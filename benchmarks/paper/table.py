@@ -48,12 +48,10 @@ def _by_k(results: Path) -> str:
     for most in sorted({line.get("sentences") for line in lines(results)}, key=lambda most: most or 0):
         scores = _scores(results, most)
         ks = sorted({k for _, memory, k in scores if memory == "english" and isinstance(k, int)})
-        rows = [row for row in ALL_ROWS if sum(memory == "english" for memory, _ in _ways(scores, row)) > 1]
-        if rows:
-            heading = f"adapted on {', '.join(map(str, ks))} english over plain, "
-            heading += "whole test sets" if most is None else f"{most} test sentences"
-            table += ["", f"| {heading} | " + " | ".join((*TEST, "mean")) + " |", "|---|" + "---|" * (len(TEST) + 1)]
-        for row in rows:
+        if len(ks) < 2:
+            continue
+        rows = []
+        for row in ALL_ROWS:
             plain, adapted = scores[row, None, 0], [scores[row, "english", k] for k in ks]
             # The same seeds everywhere, since all of a line is compared.
             seeds = sorted(set.intersection(*(set(_complete(found)) for found in (plain, *adapted))))
@@ -65,7 +63,11 @@ def _by_k(results: Path) -> str:
             ]
             means = [statistics.mean(of_k) for of_k in zip(*gains, strict=True)]
             cells = [" / ".join(f"{gain:+.1f}" for gain in cell) for cell in (*gains, means)]
-            table.append(f"| {row} ({len(seeds)} seed{'s' * (len(seeds) != 1)}) | " + " | ".join(cells) + " |")
+            rows.append(f"| {row} ({len(seeds)} seed{'s' * (len(seeds) != 1)}) | " + " | ".join(cells) + " |")
+        if rows:
+            many = "whole test sets" if most is None else f"{most} test sentences"
+            heading = f"| adapted on {', '.join(map(str, ks))} english over plain, {many} | "
+            table += ["", heading + " | ".join((*TEST, "mean")) + " |", "|---|" + "---|" * (len(TEST) + 1), *rows]
     return "\n".join([*table, ""]) if table else ""
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +12,6 @@ from pymetaner.checkpoint import save
 from pymetaner.engine import computing_in
 from pymetaner.engine.bertadam import BertAdam
 from pymetaner.evaluation import evaluate
-from pymetaner.files import CHECKPOINT
 from pymetaner.model import MetaNER
 from pymetaner.objective import Objective, check_finite
 from pymetaner.progress import bar
@@ -47,12 +45,11 @@ def take_steps(
     state: TrainingState,
     settings: TrainSettings,
     dev: Sequence[Sentence] | None,
-    folder: Path,
     *,
     done: int,
     progress: bool,
 ) -> None:
-    """Takes the steps of a run that are not done; the state has the best weights then, and the folder a model of them.
+    """Takes the steps of a run that are not done; the state has the best weights then, and its folder a model of them.
 
     Args:
         model: what is trained; it has the weights of the last step afterwards.
@@ -60,7 +57,6 @@ def take_steps(
         state: parameters, optimiser and the best so far; it is saved every so many steps.
         settings: of the run.
         dev: what picks the best weights; without it the last ones are the best.
-        folder: gets the best model so far.
         done: steps that were taken before.
         progress: show a bar, and a line for each look at the dev set.
 
@@ -89,7 +85,7 @@ def take_steps(
             if last:
                 check_finite(step, loss, state.parameters.values())
             if last or step % settings.evaluate_every == 0:
-                f1 = _look(model, state, settings, dev, folder, step)
+                f1 = _look(model, state, settings, dev, step)
                 if progress:
                     measured = "" if f1 is None else f", dev F1 {100 * f1:.2f}"
                     progress_bar.console.print(f"step {step:,} of {settings.steps:,}: loss {loss:.3f}{measured}")
@@ -112,16 +108,15 @@ def _look(
     state: TrainingState,
     settings: TrainSettings,
     dev: Sequence[Sentence] | None,
-    folder: Path,
     step: int,
 ) -> float | None:
     """Dev F1 after a step; the model is saved if it is the best so far."""
     model.network.eval()
     f1 = dev_f1(model, dev, settings)
     if state.keep(step, f1):
-        if not (folder / CHECKPOINT).exists():  # a model without one would be taken for another's
+        if not state.path.exists():  # a model without one would be taken for another's
             state.save(step)
-        save(model, folder, with_memory=False)
+        save(model, state.folder, with_memory=False)
     return f1
 
 

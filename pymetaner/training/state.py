@@ -74,6 +74,7 @@ class TrainingState:
     def __init__(
         self, folder: Path, parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer, run: dict[str, Any]
     ) -> None:
+        self.folder = folder
         self.path = folder / CHECKPOINT
         self.parameters = parameters
         self.optimizer = optimizer

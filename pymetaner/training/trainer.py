@@ -139,7 +139,7 @@ def train(
                     "would tag badly: give the model that it started from, another folder, or overwrite=True"
                 )
             summary["averaged with"] = asdict(of_plain)
-        take_steps(model, objective, state, settings, dev, folder, done=done, progress=progress)
+        take_steps(model, objective, state, settings, dev, done=done, progress=progress)
     state.load_best(model)
     best_f1 = state.best_f1
     if plain is not None:
